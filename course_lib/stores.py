@@ -1,0 +1,142 @@
+"""The two search engines under an index: Chroma for vectors, bm25s for terms. Both search only what they are told to.
+
+Every search takes the document keys that the asker may read, and neither engine looks at any other row.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from course_lib.chunking import Chunk, terms
+
+if TYPE_CHECKING:
+    import numpy as np
+
+RRF_K = 60
+_PREFIX = "course-"
+
+
+def _client(path: Path | None) -> Any:
+    import chromadb
+    from chromadb.config import Settings
+
+    quiet = Settings(anonymized_telemetry=False)
+    if path is None:
+        return chromadb.EphemeralClient(quiet)
+    path.mkdir(parents=True, exist_ok=True)
+    client = chromadb.PersistentClient(str(path), settings=quiet)
+    for old in client.list_collections():
+        if old.name.startswith(_PREFIX):
+            client.delete_collection(old.name)
+    return client
+
+
+class VectorStore:
+    """A Chroma collection with cosine distance. It holds chunk ids, document keys and vectors, and no text.
+
+    In-memory collections of one process share a client, so each has a name of its own. With ``path`` the folder
+    belongs to this store: collections left there by an earlier run are dropped first.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._client = _client(path)
+        # The default space of Chroma is squared L2. At this size a wide search keeps filtered results exact.
+        space = {"hnsw": {"space": "cosine", "ef_search": 500, "ef_construction": 200}}
+        self._collection = self._client.create_collection(
+            _PREFIX + uuid.uuid4().hex, configuration=space, embedding_function=None
+        )
+
+    def add(self, chunks: Sequence[Chunk], vectors: np.ndarray) -> None:
+        """vectors: float32, shape (number of chunks, dimension)."""
+        batch = self._client.get_max_batch_size()
+        for start in range(0, len(chunks), batch):
+            part = chunks[start : start + batch]
+            self._collection.add(
+                ids=[chunk.id for chunk in part],
+                embeddings=vectors[start : start + batch],
+                metadatas=[{"doc_key": chunk.doc_key} for chunk in part],
+            )
+
+    def remove(self, doc_key: str) -> None:
+        self._collection.delete(where={"doc_key": doc_key})
+
+    def ids(self, doc_key: str) -> list[str]:
+        """The chunk ids of a document that the collection holds now."""
+        return sorted(self._collection.get(where={"doc_key": doc_key}, include=[])["ids"])
+
+    def search(self, vector: np.ndarray, keys: Collection[str], n: int) -> list[tuple[str, float]]:
+        """At most ``n`` pairs (chunk id, cosine similarity) from the documents ``keys``, best first."""
+        if not keys:
+            return []
+        found = self._collection.query(
+            query_embeddings=[vector], n_results=n, where={"doc_key": {"$in": sorted(keys)}}, include=["distances"]
+        )
+        rows = zip(found["ids"][0], found["distances"][0], strict=True)
+        pairs = [(name, round(1.0 - float(distance), 6)) for name, distance in rows]
+        return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
+
+    def close(self) -> None:
+        self._client.delete_collection(self._collection.name)
+
+
+class TermStore:
+    """BM25 (Lucene variant, k1 = 1.5, b = 0.75) over the terms of the chunks, rebuilt at every change.
+
+    Term weights count all documents, forbidden ones too: a *score* can hint that a word is rare elsewhere. Where that
+    matters, keep one store per tenant.
+    """
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[str, str, tuple[str, ...]]] = []
+        self._engine: Any = None
+
+    def add(self, chunks: Sequence[Chunk]) -> None:
+        self._rows += [(chunk.id, chunk.doc_key, terms(chunk.search_text)) for chunk in chunks]
+        self._rebuild()
+
+    def remove(self, doc_key: str) -> None:
+        self._rows = [row for row in self._rows if row[1] != doc_key]
+        self._rebuild()
+
+    def ids(self, doc_key: str) -> list[str]:
+        """The chunk ids of a document that the store holds now."""
+        return sorted(name for name, key, _ in self._rows if key == doc_key)
+
+    def search(self, query: str, keys: Collection[str], n: int) -> list[tuple[str, float]]:
+        """At most ``n`` pairs (chunk id, BM25 score) from the documents ``keys`` that share a term, best first."""
+        if self._engine is None:
+            return []
+        known = [term for term in dict.fromkeys(terms(query)) if term in self._engine.vocab_dict]
+        allowed = [position for position, row in enumerate(self._rows) if row[1] in keys]
+        if not known or not allowed:
+            return []
+        scores = self._engine.get_scores(known)[allowed]
+        pairs = [
+            (self._rows[position][0], round(float(score), 6))
+            for position, score in zip(allowed, scores, strict=True)
+            if score > 0
+        ]
+        return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))[:n]
+
+    def _rebuild(self) -> None:
+        import bm25s
+
+        self._engine = None
+        if any(row[2] for row in self._rows):
+            self._engine = bm25s.BM25(method="lucene", k1=1.5, b=0.75, backend="numpy")
+            self._engine.index([list(row[2]) for row in self._rows], show_progress=False)
+
+
+def reciprocal_rank_fusion(
+    rankings: Mapping[str, Sequence[str]], weights: Mapping[str, float] | None = None, k: int = RRF_K
+) -> list[tuple[str, float]]:
+    """(id, score) by descending sum of weight / (k + rank) over the rankings; ties in order of the id."""
+    scores: dict[str, float] = {}
+    for name, ranking in rankings.items():
+        weight = 1.0 if weights is None else weights[name]
+        for rank, item in enumerate(ranking, 1):
+            scores[item] = scores.get(item, 0.0) + weight / (k + rank)
+    return sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
