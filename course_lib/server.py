@@ -1,9 +1,9 @@
 """llama.cpp's server in a process of its own, shared by all processes of one user, gone when the last of them is.
 
 Who may use it: the port is on loopback and every request needs a random key that only this user's files hold.
-How it ends: each user process holds a shared lock (the lease) until it exits, however it exits. The server stops when it
-could take that lock alone for COURSE_SERVER_LINGER_S seconds. A forked child shares its parent's lease; a program that is
-executed does not inherit it.
+How it ends: each user process holds a shared lock (the lease) until it exits, however it exits. The server stops when
+it could take that lock alone for COURSE_SERVER_LINGER_S seconds. A forked child shares its parent's lease; a program
+that is executed does not inherit it.
 
 Settings: COURSE_RUNTIME_DIR (state, locks, logs), COURSE_SERVER_LINGER_S (default 30), COURSE_SERVER_THREADS.
 Not promised: Windows without WSL (the lease needs ``flock``), or a runtime folder on a network file system.
@@ -145,7 +145,7 @@ def status() -> list[Endpoint]:
 
 
 def stop() -> int:
-    """Stop every server of this user now, whoever uses it; returns how many ran. A later ``ensure`` starts a new one."""
+    """Stop every server of this user now, whoever uses it; returns how many ran. ``ensure`` starts a new one."""
     running = status()
     for endpoint in running:
         _kill(endpoint)

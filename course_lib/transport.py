@@ -1,0 +1,120 @@
+"""The HTTP client below the SDK: meters every request, survives a fork, finds the embedded server after a crash."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from course_lib.budget import Ledger, Reservation, UsageReader, check_unmetered, metered
+from course_lib.server import Endpoint
+
+if TYPE_CHECKING:
+    import httpx2
+
+
+def http_client(
+    ledger: Ledger, *, timeout: float, loopback: bool, endpoint: Endpoint | None = None,
+    renew: Callable[[], Endpoint] | None = None,
+) -> httpx2.Client:  # fmt: skip
+    """A client for ``anthropic.Anthropic(http_client=...)`` that books into ``ledger``.
+
+    timeout: seconds without any byte. loopback: ignore the proxy settings of the environment.
+    endpoint, renew: the embedded server and how to get it again when it is gone.
+    """
+    return _client_type()(ledger, endpoint, renew, timeout=timeout, trust_env=not loopback)
+
+
+@lru_cache(maxsize=1)
+def _client_type() -> type[httpx2.Client]:
+    import anthropic
+    import httpx2
+
+    class CourseClient(anthropic.DefaultHttpxClient):  # type: ignore[misc, valid-type]
+        """``httpx2.Client`` with the SDK's defaults; ``send`` is the one way out for all requests."""
+
+        def __init__(
+            self, ledger: Ledger, endpoint: Endpoint | None, renew: Callable[[], Endpoint] | None, **options: Any
+        ) -> None:
+            self.ledger, self._endpoint, self._renew, self._options = ledger, endpoint, renew, options
+            self._pid = os.getpid()
+            super().__init__(**options)
+
+        def send(self, request: httpx2.Request, *, stream: bool = False, **kwargs: Any) -> httpx2.Response:
+            if os.getpid() != self._pid:  # a forked child must not share its parent's connections
+                self.__init__(self.ledger, self._endpoint, self._renew, **self._options)  # type: ignore[misc]
+            if not metered(request):
+                check_unmetered(self.ledger, request)
+                return self._deliver(request, stream=stream, **kwargs)
+            content = request.read()
+            reservation = self.ledger.reserve(json.loads(content), len(content))
+            request.headers["accept-encoding"] = "identity"  # usage is read from the bytes as they pass
+            try:
+                response = self._deliver(request, stream=True, **kwargs)
+            except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout):
+                self.ledger.release(reservation)
+                raise
+            except BaseException:
+                self.ledger.settle(reservation, None)  # it may have been served and billed
+                raise
+            if response.status_code >= 400:
+                self.ledger.release(reservation)
+            else:
+                response.stream = _metering(response, self.ledger, reservation)
+            if not stream:
+                response.read()
+            return response
+
+        def _deliver(self, request: httpx2.Request, **kwargs: Any) -> httpx2.Response:
+            """Send; when the embedded server is gone, start or find it again and send once more."""
+            if self._endpoint is None or self._renew is None:
+                return super().send(request, **kwargs)
+            _aim(request, self._endpoint)
+            try:
+                return super().send(request, **kwargs)
+            except httpx2.ConnectError:
+                self._endpoint = self._renew()
+                _aim(request, self._endpoint)
+                return super().send(request, **kwargs)
+
+    return CourseClient
+
+
+def _aim(request: httpx2.Request, endpoint: Endpoint) -> None:
+    """Point a request at where the server is now: a restarted one has another port and key."""
+    import httpx2
+
+    target = httpx2.URL(endpoint.base_url)
+    request.url = request.url.copy_with(scheme=target.scheme, host=target.host, port=target.port)
+    request.headers["host"] = f"{target.host}:{target.port}"
+    request.headers["x-api-key"] = endpoint.api_key
+    request.headers.pop("authorization", None)  # the SDK repeats the key there for foreign hosts; it would be the old one
+
+
+def _metering(response: httpx2.Response, ledger: Ledger, reservation: Reservation) -> Any:
+    """The response's stream, with its usage read in passing and booked once, at the end or when it is left."""
+    import httpx2
+
+    inner = response.stream
+    reader = UsageReader(events="event-stream" in response.headers.get("content-type", ""))
+
+    class Metering(httpx2.SyncByteStream):
+        settled = False
+
+        def __iter__(self) -> Iterator[bytes]:
+            for chunk in inner:  # type: ignore[union-attr]
+                reader.feed(chunk)
+                yield chunk
+
+        def close(self) -> None:
+            try:
+                inner.close()  # type: ignore[union-attr]
+            finally:
+                if not self.settled:
+                    self.settled = True
+                    usage = reader.close()
+                    ledger.settle(reservation, usage, complete=reader.complete)
+
+    return Metering()
