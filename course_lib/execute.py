@@ -30,8 +30,8 @@ Literal = str | int | float | bool | None | list[Any] | dict[str, Any]
 class Limits:
     """Upper bounds of one run, in seconds of wall clock. notebook_s counts from the first cell."""
 
-    notebook_s: float = 300.0
-    cell_s: float = 180.0
+    notebook_s: float = 900.0
+    cell_s: float = 600.0
     startup_s: float = 60.0
 
 

@@ -114,9 +114,9 @@ def solution_spans(source: str, where: str = "") -> tuple[tuple[int, int], ...]:
 
 
 def exercises(nb: NotebookNode) -> list[Exercise]:
-    """The exercises of a lab's source, by number from 1.
+    """The exercises of a lab's source or of a learner's copy (whose ``spans`` are empty), by number from 1.
 
-    Raises DataError when numbers have gaps or repeat, an exercise has no solution, or a solution stands elsewhere.
+    Raises DataError when numbers have gaps or repeat, or a marked solution stands outside an exercise's cell.
     """
     found: list[Exercise] = []
     titles: dict[int, str] = {}
@@ -126,12 +126,12 @@ def exercises(nb: NotebookNode) -> list[Exercise]:
             titles.update({int(n): t for n, t in _HEADING.findall(cell.source)})
         spans = solution_spans(cell.source, f"cell {index}")
         numbers = [int(t[9:]) for t in tags(cell) if re.fullmatch(r"exercise-\d+", t)]
-        if len(numbers) == 1 and spans:
+        if len(numbers) == 1:
             title = titles.get(numbers[0]) or "write the missing part"
             found.append(Exercise(numbers[0], title, index, checks.get(numbers[0]), spans))
         elif (numbers or spans) and "solution" not in tags(cell):
-            raise DataError("An exercise cell needs one tag exercise-N and a marked solution.", where=f"cell {index}",
-                            fix="Add what is missing, or tag a facilitator's cell with: solution")
+            raise DataError("A cell with a marked solution needs one tag exercise-N.", where=f"cell {index}",
+                            fix="Add the tag, or tag a facilitator's cell with: solution")
     if [e.number for e in found] != list(range(1, len(found) + 1)):
         raise DataError(f"Exercises are numbered {[e.number for e in found]}.", fix="Number them 1, 2, 3 in order.")
     return found
@@ -155,12 +155,15 @@ def stub(exercise: Exercise, source: str) -> str:
 def learner_copy(nb: NotebookNode) -> NotebookNode:
     """A new notebook without solutions, outputs or facilitator's cells; exercises raise NotImplementedError.
 
-    Raises DataError when a marker is unbalanced, a marker would survive, or a cell of the copy is not valid Python.
+    Raises DataError when a marker is unbalanced or missing, a marker would survive, or the copy is not valid Python.
     """
     import copy
 
     result = copy.deepcopy(nb)
     for exercise in exercises(nb):
+        if not exercise.spans:
+            raise DataError(f"Exercise {exercise.number} has no marked solution.", where=f"cell {exercise.cell}",
+                            fix=f"Put {BEGIN} and {END} around what the learner must write.")
         result.cells[exercise.cell].source = stub(exercise, nb.cells[exercise.cell].source)
     result.cells = [cell for cell in result.cells if "solution" not in tags(cell)]
     for cell in result.cells:

@@ -6,6 +6,7 @@ import ast
 import re
 import statistics
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from course_lib import notebooks as nbs
@@ -31,25 +32,26 @@ _UNIT = re.compile(r"_(?:s|ms|mb|gb|mib|gib|usd|eur|tokens|words|chars|rows|case
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One breach of style. level: ``error`` breaks the build; ``note`` is a heuristic that a person should look at."""
+    """One breach of style: which rule, where, and what to do about it."""
 
     rule: str
     where: str
     message: str
-    level: str = "error"
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.rule}: {self.message}".removeprefix(": ")
 
 
-def lint(nb: NotebookNode, kind: str = "lecture", name: str = "") -> list[Problem]:
-    """Every problem of a notebook. kind: ``lecture`` or ``lab``; name: prefix for ``where``, such as the file name.
+def lint(nb: NotebookNode, path: Path | str = "") -> list[Problem]:
+    """Every breach of style. A file called ``lab.ipynb`` is held to the rules of labs, any other to those of lectures.
 
-    Not promised: that the prose is good. Numbers in prose that no cell above prints are notes, not errors.
+    Not promised: that the prose is good. ``loose_numbers`` points at what a person should look at.
     """
-    found = [*_common(nb), *(_lab(nb) if kind == "lab" else _lecture(nb))]
-    return [Problem(p.rule, f"{name} {p.where}".strip(), p.message, p.level) for p in found]
-
-
-def errors(problems: list[Problem]) -> list[Problem]:
-    return [p for p in problems if p.level == "error"]
+    path = Path(path)
+    is_lab = path.name == "lab.ipynb"
+    name = path.parent.name + "/lab.ipynb" if is_lab else path.name
+    found = [*_common(nb), *(_lab(nb) if is_lab else _lecture(nb))]
+    return [Problem(p.rule, f"{name} {p.where}".strip(), p.message) for p in found]
 
 
 def _common(nb: NotebookNode) -> list[Problem]:
@@ -117,7 +119,7 @@ def _lecture(nb: NotebookNode) -> list[Problem]:
             out.append(Problem("order", f"cell {index}", "Executed out of order: restart and run all."))
         if nbs.BEGIN in cell.source:
             out.append(Problem("solution", f"cell {index}", "A lecture has no solution markers."))
-    return out + _numbers_in_prose(nb)
+    return out
 
 
 def _lab(nb: NotebookNode) -> list[Problem]:
@@ -184,8 +186,11 @@ def _mute_asserts(source: str) -> list[int]:
     return [n.lineno for n in ast.walk(tree) if isinstance(n, ast.Assert) and n.msg is None]
 
 
-def _numbers_in_prose(nb: NotebookNode) -> list[Problem]:
-    """Notes for numbers that look measured but stand in no code or text output above and in no dated paragraph."""
+def loose_numbers(nb: NotebookNode) -> list[Problem]:
+    """Numbers in prose that look measured but stand in no code or text output above and in no dated paragraph.
+
+    A heuristic for reviewers: constants and examples show up too.
+    """
     seen, out = "", []
     for index, cell in enumerate(nb.cells):
         if cell.cell_type == "code":
@@ -198,5 +203,5 @@ def _numbers_in_prose(nb: NotebookNode) -> list[Problem]:
             for number in _NUMBER.findall(re.sub(r"`[^`]*`|^\s*\d+\.\s", "", paragraph, flags=re.MULTILINE)):
                 measured = "." in number or "," in number or "%" in number
                 if measured and number.rstrip(" %") not in seen:
-                    out.append(Problem("number", f"cell {index}", f"{number}: computed above, or dated?", "note"))
+                    out.append(Problem("number", f"cell {index}", f"{number}: computed above, or dated?"))
     return out
