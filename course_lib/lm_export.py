@@ -1,0 +1,154 @@
+"""Checkpoint to GGUF, and the manifest of the model files.
+
+llama.cpp stores the query and key rows of Llama models in interleaved rotary order; everything else is copied.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from course_lib.errors import DataError, ModelError
+
+QUANTISATIONS = {"f16": "F16", "q8_0": "Q8_0"}
+
+
+def export(checkpoint: Path | str, out: Path | str, *, kind: str = "f16", name: str = "course-lm") -> Path:
+    """Write the safetensors checkpoint in folder ``checkpoint`` as one GGUF file ``out``; returns its path.
+
+    kind: ``f16`` (matrices in half precision, norms in float32) or ``q8_0`` (blocks of 32, where the width divides).
+    Raises ModelError when the checkpoint is not a Llama with a fast tokenizer.
+    """
+    import gguf
+
+    checkpoint, out = Path(checkpoint), Path(out)
+    if kind not in QUANTISATIONS:
+        raise ModelError(f"unknown quantisation {kind!r}", fix=f"use one of {', '.join(QUANTISATIONS)}")
+    config = _json(checkpoint / "config.json")
+    if config.get("model_type") != "llama":
+        raise ModelError("only Llama checkpoints can be exported", where=str(checkpoint))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    writer = gguf.GGUFWriter(str(out), "llama")
+    _write_settings(writer, config, kind, name)
+    _write_tokenizer(writer, checkpoint)
+    _write_tensors(writer, checkpoint, config, kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return out
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError("the checkpoint cannot be read", where=str(path), fix="train or restore it") from error
+
+
+def _write_settings(writer: Any, config: dict[str, Any], kind: str, name: str) -> None:
+    import gguf
+
+    head = config["hidden_size"] // config["num_attention_heads"]
+    theta = (config.get("rope_parameters") or config).get("rope_theta", 10000.0)
+    writer.add_name(name)
+    writer.add_license("Apache-2.0")
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_key_length(head)
+    writer.add_value_length(head)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_dimension_count(head)
+    writer.add_rope_freq_base(float(theta))
+    writer.add_vocab_size(config["vocab_size"])
+    file_type = gguf.LlamaFileType.MOSTLY_Q8_0 if kind == "q8_0" else gguf.LlamaFileType.MOSTLY_F16
+    writer.add_file_type(file_type)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+
+
+def _write_tokenizer(writer: Any, checkpoint: Path) -> None:
+    """Tokens, types, merges, the pre-tokenizer's name and the chat template."""
+    import gguf
+
+    from course_lib.lm_tokenizer import PRE_TOKENIZER, load
+
+    tokenizer = load(checkpoint)
+    description = json.loads(tokenizer.backend_tokenizer.to_str())
+    added = {entry["id"]: entry["special"] for entry in description["added_tokens"]}
+    by_id = {index: token for token, index in tokenizer.get_vocab().items()}
+    types = {None: gguf.TokenType.NORMAL, True: gguf.TokenType.CONTROL, False: gguf.TokenType.USER_DEFINED}
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(PRE_TOKENIZER)
+    writer.add_token_list([by_id[i] for i in range(len(by_id))])
+    writer.add_token_types([types[added.get(i)] for i in range(len(by_id))])
+    writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in description["model"]["merges"]])
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_pad_token_id(tokenizer.pad_token_id)
+    writer.add_add_bos_token(False)
+    writer.add_chat_template(tokenizer.chat_template)
+
+
+def _names(layers: int) -> dict[str, str]:
+    """Tensor names: transformers to GGUF."""
+    names = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight",
+             "lm_head.weight": "output.weight"}  # fmt: skip
+    parts = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
+             "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm",
+             "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}  # fmt: skip
+    for layer in range(layers):
+        names |= {f"model.layers.{layer}.{old}.weight": f"blk.{layer}.{new}.weight" for old, new in parts.items()}
+    return names
+
+
+def _write_tensors(writer: Any, checkpoint: Path, config: dict[str, Any], kind: str) -> None:
+    import gguf
+    import numpy as np
+    from safetensors.torch import load_file
+
+    names = _names(config["num_hidden_layers"])
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+    for name, tensor in load_file(str(checkpoint / "model.safetensors")).items():
+        if name not in names:
+            raise ModelError(f"unknown tensor {name}", where=str(checkpoint), fix="export Llama checkpoints only")
+        if name == "lm_head.weight" and config.get("tie_word_embeddings"):
+            continue
+        array = tensor.float().numpy()
+        for part, count in heads.items():
+            if part in name:
+                array = _interleave(array, count)
+        if array.ndim == 1:
+            writer.add_tensor(names[name], array.astype(np.float32))
+        elif kind == "q8_0" and array.shape[-1] % 32 == 0:
+            quantised = gguf.quants.quantize(array, gguf.GGMLQuantizationType.Q8_0)
+            writer.add_tensor(names[name], quantised, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+        else:
+            writer.add_tensor(names[name], array.astype(np.float16))
+
+
+def _interleave(array: Any, heads: int) -> Any:
+    """Rows of each head from halves (transformers) to pairs (llama.cpp); shape (heads * d, width) stays."""
+    rows, width = array.shape
+    return array.reshape(heads, 2, rows // heads // 2, width).swapaxes(1, 2).reshape(rows, width).copy()
+
+
+def model_folder() -> Path:
+    """``data/models/course-lm`` of this course."""
+    from course_lib.catalog import repo_root
+
+    return repo_root() / "data" / "models" / "course-lm"
+
+
+def verify(folder: Path | str | None = None) -> list[str]:
+    """Problems of the model files against their SHA-256 manifest, one sentence each; empty when all is well."""
+    from course_lib.checksums import verify_checksums
+
+    try:
+        verify_checksums(folder or model_folder())
+    except DataError as error:
+        return [f"{error.what} {error.where}"]
+    return []
