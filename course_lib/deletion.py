@@ -146,7 +146,7 @@ def _own_texts(index: Index, document: Document, chunks: list[Chunk]) -> list[st
 
 
 def _quotes(index: Index, document: Document) -> re.Pattern[str] | None:
-    """Matches any sentence that stands in this document and in no other; spacing, block-quote marks and case do not matter."""
+    """Matches any sentence of this document that no other has, whatever its spacing, block-quote marks and case."""
 
     def flat(sentence: str) -> str:
         return " ".join(sentence.split()).casefold()

@@ -228,7 +228,8 @@ class Index:
 
     def query_hmac(self, query: str) -> str:
         """HMAC-SHA-256 of the query (case and spacing ignored) under the secret of this index, as hex."""
-        return hmac.new(self._audit_key, " ".join(query.split()).casefold().encode("utf-8", "replace"), "sha256").hexdigest()
+        flat = " ".join(query.split()).casefold().encode("utf-8", "replace")
+        return hmac.new(self._audit_key, flat, "sha256").hexdigest()
 
     def delete(self, doc_key: str, *, artifacts: Iterable[Path | str] = (), reason: str = "") -> DeletionRecord:
         """Removes a version from both engines, the embedding cache, the answer caches and the given files.
