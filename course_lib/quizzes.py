@@ -134,7 +134,7 @@ def quiz_html(quiz: Quiz) -> str:
 
 
 def _digest(*parts: object) -> bytes:
-    return hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
+    return hashlib.sha256("\0".join(["deal", *map(str, parts)]).encode()).digest()
 
 
 def _wrap(text: str, width: int, indent: str) -> list[str]:
