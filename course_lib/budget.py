@@ -2,8 +2,9 @@
 
 It sits in the HTTP client below the SDK, so retries, streams and copies made with ``with_options`` go through it. The
 worst case of a request is every byte of its JSON as one token (a byte-level tokenizer never makes more), plus all of
-``max_tokens``, at registry prices. What cannot be bounded is refused while a budget is set: unknown prices, content behind a URL, tools that run on
-the provider's side. Not covered: other clients in the same program, and the asynchronous client.
+``max_tokens``, at registry prices. What cannot be bounded is refused while a budget is set: unknown prices, content
+behind a URL, tools that run on the provider's side. Not covered: other clients in the same program, and the
+asynchronous client.
 """
 
 from __future__ import annotations
@@ -198,7 +199,7 @@ def _refusal_type() -> type[BudgetExceeded]:
     import anthropic
 
     class Refused(BudgetExceeded, anthropic.AnthropicError):
-        """The SDK passes its own errors on as they are; any other would look like a failed connection, after retries."""
+        """The SDK passes its own errors on as they are; any other would look like a lost connection, after retries."""
 
     return Refused
 

@@ -36,6 +36,7 @@ def connect(
     base_url: str | None = None,
     api_key: str | None = None,
     max_retries: int = 2,
+    parallel: int = 1,
 ) -> anthropic.Anthropic:
     """A Messages client for the model that this machine is set up for.
 
@@ -44,6 +45,8 @@ def connect(
     embedded: True takes the embedded server whatever the environment says; False never starts it.
     model: which embedded model to serve (default ``course-lm-instruct``); hosted models are named in each request.
     base_url, api_key: an endpoint of your own, before the environment's.
+    parallel: requests that the embedded server decodes at once. With 1, the default, an answer depends on its request
+    alone, bit for bit, however many clients ask. With more, another request in the batch can flip a near tie.
 
     Raises ModelError when the embedded server cannot start. Does not promise that an endpoint answers or that a key is
     valid: that shows at the first request.
@@ -60,7 +63,8 @@ def connect(
         if embedded is False:
             fix = "set ANTHROPIC_API_KEY or ANTHROPIC_BASE_URL, or allow the embedded server"
             raise ModelError("no model is set up, and the embedded server is switched off", fix=fix)
-        return _connect_embedded(budget_usd, timeout, model or registry().default_embedded, max_retries)
+        name = model or registry().default_embedded
+        return _connect_embedded(name, parallel, budget_usd, timeout, max_retries)
     return _connect_remote(url, key, token, budget_usd, timeout, max_retries)
 
 
@@ -82,12 +86,14 @@ def _connect_remote(
     )
 
 
-def _connect_embedded(budget_usd: float | None, timeout: float, model: str, max_retries: int) -> anthropic.Anthropic:
+def _connect_embedded(
+    model: str, parallel: int, budget_usd: float | None, timeout: float, max_retries: int
+) -> anthropic.Anthropic:
     import anthropic
 
     from course_lib.transport import http_client
 
-    config = ServerConfig(gguf_path(model), registry().get(model).id)
+    config = ServerConfig(gguf_path(model), registry().get(model).id, parallel=parallel)
 
     def renew() -> Endpoint:
         return ensure(config, timeout_s=timeout)

@@ -56,6 +56,7 @@ class Price(_Frozen):
 class ModelEntry(_Frozen):
     """One model. Sizes are tokens; parameters are billions, None where the maker does not publish them.
 
+    gated: whether the weights are given out only after a form is accepted; None where that was not checked.
     retires: the announced date; retires_not_before: the maker's promise, where no date is announced.
     sampling: the sampling settings that its Messages endpoint takes beside the standard fields.
     file: the GGUF below ``data/models``, for embedded models.
@@ -71,7 +72,7 @@ class ModelEntry(_Frozen):
     context: int | None = Field(default=None, gt=0)
     max_output: int | None = Field(default=None, gt=0)
     licence: str
-    gated: bool
+    gated: bool | None
     released: dt.date | None = None
     retires: dt.date | None = None
     retires_not_before: dt.date | None = None

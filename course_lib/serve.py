@@ -5,17 +5,61 @@ The key comes by standard input, so that neither the process list nor the enviro
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from course_lib.server import LOG_BYTES
+from course_lib.errors import ModelError
+
+LOG_BYTES = 4_000_000
+LOGS_KEPT = 3
+
+
+def check_model(path: Path) -> None:
+    """Raise ModelError for what can be seen before a start: no xllamacpp, or a file that is no GGUF."""
+    import importlib.util
+
+    if importlib.util.find_spec("xllamacpp") is None:
+        fix = "install it (pip install xllamacpp), or set ANTHROPIC_API_KEY or ANTHROPIC_BASE_URL"
+        raise ModelError("the embedded server needs the package xllamacpp", fix=fix)
+    with open(path, "rb") as stream:
+        if stream.read(4) != b"GGUF":
+            raise ModelError("the model file is not a GGUF file", where=str(path), fix="fetch the model file again")
+
+
+def explain(child: subprocess.Popen[bytes], log: Path, model: Path) -> ModelError:
+    """Why the server did not come up, from its exit status and the end of its log. Ends a child that still tries."""
+    code = child.poll()
+    if code is None:
+        child.kill()
+        child.wait()
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    if code is None:
+        what, fix = "the embedded server did not become ready in time", "raise the timeout, or look into the log"
+    elif "failed to load model" in text:
+        what, fix = "the model file cannot be loaded", f"fetch it again or check its checksum: {model}"
+    elif "couldn't bind" in text:
+        what, fix = "the embedded server was refused a loopback port", "lift the rule that forbids it, or free a port"
+    else:
+        what, fix = f"the embedded server ended with status {code}", "look into the log"
+    lines = text.splitlines()
+    shown = [line for line in lines if " E " in line] or lines
+    tail = "\n".join(f"  | {line}" for line in shown[-8:])
+    return ModelError(f"{what}; from its log:\n{tail}", where=str(log), fix=fix)
+
+
+def rotate(log: Path) -> None:
+    """Move log to log.1, log.1 to log.2 and so on; LOGS_KEPT old ones stay."""
+    for number in range(LOGS_KEPT, 0, -1):
+        newer = log.with_suffix(f".log.{number - 1}") if number > 1 else log
+        if newer.exists():
+            shutil.move(newer, log.with_suffix(f".log.{number}"))
 
 
 def parameters(job: dict[str, Any]) -> Any:
@@ -28,7 +72,7 @@ def parameters(job: dict[str, Any]) -> Any:
     p.hostnames, p.port = ["127.0.0.1"], 0
     p.api_keys = [job["api_key"]]
     p.cors_origins = "http://127.0.0.1"
-    p.ui = False
+    p.ui, p.warmup = False, True
     p.endpoint_metrics = p.endpoint_slots = True
     p.n_ctx, p.n_parallel = job["ctx"] * job["parallel"], job["parallel"]
     p.fit_params, p.kv_unified, p.cont_batching = False, False, True
@@ -67,6 +111,8 @@ def wait_for_last_user(job: dict[str, Any], linger_s: float) -> None:
 
     Holding it keeps a newcomer waiting until this process is gone, so nobody is handed a server that is leaving.
     """
+    import fcntl
+
     pause = min(1.0, max(0.05, linger_s / 4))
     log = Path(job["log"])
     idle_since: float | None = None
@@ -103,7 +149,10 @@ def main() -> None:
         signal.signal(name, lambda number, frame: leave(job, f"signal {number}"))
     import xllamacpp
 
-    server = xllamacpp.Server(parameters(job))
+    try:
+        server = xllamacpp.Server(parameters(job))
+    except RuntimeError:  # its own log says why
+        sys.exit(3)
     write_state(job, server.listening_address)
     wait_for_last_user(job, float(os.environ.get("COURSE_SERVER_LINGER_S", "30")))
 

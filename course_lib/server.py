@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
 import subprocess
 import sys
 import threading
@@ -29,9 +28,8 @@ from typing import IO, Any
 
 from course_lib.errors import ModelError
 
-LOG_BYTES = 4_000_000
-LOGS_KEPT = 3
-_guard = threading.Lock()
+SMALL_MODEL_BYTES = 100_000_000
+_guards: dict[int, threading.Lock] = {}
 _leases: dict[str, IO[str]] = {}
 _children: list[subprocess.Popen[bytes]] = []
 
@@ -41,20 +39,23 @@ class ServerConfig:
     """What to serve and how. Two users with equal configurations share one server.
 
     model: a GGUF file. alias: the model id that clients see. ctx: tokens per request, prompt and answer together.
-    parallel: requests that are decoded at once; more wait in line. cache_prompt: reuse the KV cache of an equal prefix.
+    parallel: requests decoded at once; more wait in line. cache_prompt: reuse the KV cache of an equal prefix.
+
+    The defaults make an answer depend on its request alone. With more slots, or with the prompt cache, llama.cpp computes
+    the same numbers in batches of other sizes, and log-probabilities move by up to about 1e-3: a near tie can flip.
     """
 
     model: Path
     alias: str
     ctx: int = 2048
-    parallel: int = 4
-    cache_prompt: bool = True
+    parallel: int = 1
+    cache_prompt: bool = False
     seed: int = 7
 
     @property
     def key(self) -> str:
         """Names the state, lock and log files: 16 hex digits over the model's bytes and every setting."""
-        settings = {**asdict(self), "model": file_sha256(self.model), "threads": threads()}
+        settings = {**asdict(self), "model": file_sha256(self.model), "threads": threads(self.model)}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -91,10 +92,16 @@ def _hash(path: str, size: int, mtime_ns: int) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def threads() -> int:
-    """Physical cores that this process may use; COURSE_SERVER_THREADS overrides."""
+def threads(model: Path) -> int:
+    """One thread for a small model, else the physical cores that we may use; COURSE_SERVER_THREADS overrides.
+
+    llama.cpp's threads wait for each other by spinning, hundreds of times per token. Next to a busy notebook a second
+    thread made a model of 4 M parameters several times slower.
+    """
     if text := os.environ.get("COURSE_SERVER_THREADS"):
         return max(1, int(text))
+    if model.stat().st_size < SMALL_MODEL_BYTES:
+        return 1
     import psutil
 
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -125,7 +132,7 @@ def ensure(config: ServerConfig, *, timeout_s: float = 60.0) -> Endpoint:
     """
     deadline = time.monotonic() + timeout_s
     key, folder = config.key, runtime_dir()
-    with _guard:
+    with _guards.setdefault(os.getpid(), threading.Lock()):  # by process: a fork may copy a lock that is held
         _children[:] = [child for child in _children if child.poll() is None]
         _take_lease(folder / f"{key}.lease", deadline)
         with _start_lock(folder / f"{key}.lock", deadline):
@@ -254,12 +261,14 @@ def _kill(endpoint: Endpoint) -> None:
 
 def _start(config: ServerConfig, key: str, folder: Path, deadline: float) -> Endpoint:
     """Start the process and wait for its state file. The caller holds the lease and the start lock."""
-    _check_model(config.model)
+    from course_lib.serve import check_model, explain, rotate
+
+    check_model(config.model)
     state, log, instance = folder / f"{key}.json", folder / f"{key}.log", secrets.token_hex(8)
-    _rotate(log)
-    job = {**asdict(config), "model": str(config.model.resolve()), "threads": threads(), "instance": instance,
-           "api_key": secrets.token_urlsafe(32), "model_sha256": file_sha256(config.model), "log": str(log),
-           "state": str(state), "lease": str(folder / f"{key}.lease")}  # fmt: skip
+    rotate(log)
+    files = {"state": str(state), "log": str(log), "lease": str(folder / f"{key}.lease")}
+    job = asdict(config) | files | {"model": str(config.model.resolve()), "threads": threads(config.model)}
+    job |= {"instance": instance, "api_key": secrets.token_urlsafe(32), "model_sha256": file_sha256(config.model)}
     env = {name: value for name, value in os.environ.items() if not name.startswith("ANTHROPIC_")}
     root = str(Path(__file__).resolve().parent.parent)
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [root, env.get("PYTHONPATH")]))
@@ -278,43 +287,4 @@ def _start(config: ServerConfig, key: str, folder: Path, deadline: float) -> End
         if child.poll() is not None:
             break
         time.sleep(0.02)
-    raise _why(child, log, config)
-
-
-def _check_model(path: Path) -> None:
-    import importlib.util
-
-    if importlib.util.find_spec("xllamacpp") is None:
-        fix = "install it (pip install xllamacpp), or set ANTHROPIC_API_KEY or ANTHROPIC_BASE_URL"
-        raise ModelError("the embedded server needs the package xllamacpp", fix=fix)
-    with open(path, "rb") as stream:
-        if stream.read(4) != b"GGUF":
-            raise ModelError("the model file is not a GGUF file", where=str(path), fix="fetch the model file again")
-
-
-def _why(child: subprocess.Popen[bytes], log: Path, config: ServerConfig) -> ModelError:
-    """Say why the server did not come up, from its exit status and the end of its log."""
-    code = child.poll()
-    if code is None:
-        child.kill()
-        child.wait()
-    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-    if code is None:
-        what, fix = "the embedded server did not become ready in time", "raise the timeout, or look into the log"
-    elif "error loading model" in text or "failed to load model" in text:
-        what, fix = "the model file cannot be loaded", f"fetch it again or check its checksum: {config.model}"
-    elif "bind" in text:
-        what, fix = "the embedded server was refused a loopback port", "free a port, or lift the rule that forbids it"
-    else:
-        what, fix = f"the embedded server ended with status {code}", "look into the log"
-    tail = "\n".join(f"  | {line}" for line in text.splitlines()[-12:])
-    return ModelError(f"{what}; the end of its log:\n{tail}", where=str(log), fix=fix)
-
-
-def _rotate(log: Path) -> None:
-    """Move log to log.1, log.1 to log.2 and so on; LOGS_KEPT old ones stay."""
-    for number in range(LOGS_KEPT, 0, -1):
-        older = log.with_suffix(f".log.{number}")
-        newer = log.with_suffix(f".log.{number - 1}") if number > 1 else log
-        if newer.exists():
-            shutil.move(newer, older)
+    raise explain(child, log, config.model)

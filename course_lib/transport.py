@@ -90,7 +90,7 @@ def _aim(request: httpx2.Request, endpoint: Endpoint) -> None:
     request.url = request.url.copy_with(scheme=target.scheme, host=target.host, port=target.port)
     request.headers["host"] = f"{target.host}:{target.port}"
     request.headers["x-api-key"] = endpoint.api_key
-    request.headers.pop("authorization", None)  # the SDK repeats the key there for foreign hosts; it would be the old one
+    request.headers.pop("authorization", None)  # the SDK repeats the key there; it would be the old one
 
 
 def _metering(response: httpx2.Response, ledger: Ledger, reservation: Reservation) -> Any:
