@@ -68,10 +68,11 @@ def _names(value: Any) -> frozenset[str]:
     """A collection of non-empty strings. A lone string is refused: ``"legal"`` must not become five letters."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise TypeError("groups must be a collection of names")
-    names = list(value)
-    if not all(isinstance(name, str) and name.strip() for name in names):
-        raise TypeError("a group name must be a non-empty string")
-    return frozenset(names)
+    names = frozenset(value)
+    for name in names:
+        if not isinstance(name, str) or not name.strip():
+            raise TypeError("a group name must be a non-empty string")
+    return names
 
 
 def _day(value: Any) -> date:
