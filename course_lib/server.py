@@ -41,8 +41,8 @@ class ServerConfig:
     model: a GGUF file. alias: the model id that clients see. ctx: tokens per request, prompt and answer together.
     parallel: requests decoded at once; more wait in line. cache_prompt: reuse the KV cache of an equal prefix.
 
-    The defaults make an answer depend on its request alone. With more slots, or with the prompt cache, llama.cpp computes
-    the same numbers in batches of other sizes, and log-probabilities move by up to about 1e-3: a near tie can flip.
+    The defaults make an answer depend on its request alone. With more slots, or with the prompt cache, llama.cpp
+    computes the same numbers in batches of other sizes, and log-probabilities move by about 1e-3: a near tie can flip.
     """
 
     model: Path
