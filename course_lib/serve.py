@@ -49,7 +49,7 @@ def explain(child: subprocess.Popen[bytes], log: Path, model: Path) -> ModelErro
     else:
         what, fix = f"the embedded server ended with status {code}", "look into the log"
     lines = text.splitlines()
-    shown = [line for line in lines if " E " in line] or lines
+    shown = [line for line in lines if " E " in line or "GGML_ASSERT" in line] or lines
     tail = "\n".join(f"  | {line}" for line in shown[-8:])
     return ModelError(f"{what}; from its log:\n{tail}", where=str(log), fix=fix)
 

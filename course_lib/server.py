@@ -270,6 +270,7 @@ def _start(config: ServerConfig, key: str, folder: Path, deadline: float) -> End
     job = asdict(config) | files | {"model": str(config.model.resolve()), "threads": threads(config.model)}
     job |= {"instance": instance, "api_key": secrets.token_urlsafe(32), "model_sha256": file_sha256(config.model)}
     env = {name: value for name, value in os.environ.items() if not name.startswith("ANTHROPIC_")}
+    env["GGML_NO_BACKTRACE"] = "1"  # a failed assertion would start a debugger, if there is one
     root = str(Path(__file__).resolve().parent.parent)
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [root, env.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "course_lib.serve", "--instance", instance]
