@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import logging
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -203,6 +204,21 @@ class PapermillExecutor:
         if progress:
             progress(total, total, "")
         return None, at
+
+
+def refresh(notebook: Path, limits: Limits = Limits(), progress: Progress | None = None) -> Execution:
+    """Execute a lecture and put the result in its own place; on failure the file stays as it is.
+
+    The kernel works in a folder that goes away, so a lecture must not depend on where it lies.
+    """
+    with tempfile.TemporaryDirectory(prefix="course-refresh-") as folder:
+        run = PapermillExecutor().run(notebook, {}, limits, Path(folder), progress)
+        if not run.ok:
+            return Execution(Path(notebook), run.seconds, False, run.error, run.error_cell, run.timed_out)
+        temporary = Path(notebook).with_name(f".{Path(notebook).name}.{os.getpid()}.tmp")
+        shutil.copyfile(run.path, temporary)
+        temporary.replace(notebook)
+    return Execution(Path(notebook), run.seconds, True)
 
 
 def _native_kernel_manager() -> type:

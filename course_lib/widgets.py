@@ -16,7 +16,7 @@ from course_lib.progress import read_progress
 from course_lib.quizzes import LETTERS, Question, Quiz, load_quiz, quiz_html, quiz_text
 from course_lib.types import Finding, Outcome
 
-__all__ = ["check_feedback", "quiz", "quiz_text", "read_progress", "require"]
+__all__ = ["Table", "check_feedback", "quiz", "quiz_text", "read_progress", "require"]
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _STYLE = """<style>
 .course-quiz .widget-radio-box label {white-space: normal; height: auto; line-height: 1.45; margin-bottom: 4px;
@@ -104,6 +104,31 @@ class QuizView:
         first = sum(bool(a.get("first_right")) for name, a in answers.items() if name in known)
         score.value = (f"<p role='status'><strong>{right} of {len(known)} answered right</strong>, "
                        f"{first} at the first try.</p>")
+
+
+class Table:
+    """Rows under a head, shown as an HTML table with a caption; as aligned plain text where HTML does not render."""
+
+    def __init__(self, head: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> None:
+        self.head, self.caption = tuple(head), caption
+        self.rows = tuple(tuple(str(cell) for cell in row) for row in rows)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return {"text/plain": str(self), "text/html": self.html()}
+
+    def __str__(self) -> str:
+        table = [self.head, *self.rows]
+        widths = [max(len(row[i]) for row in table) for i in range(len(self.head))]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in table]
+        return "\n".join([*filter(None, [self.caption]), lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+    def html(self) -> str:
+        """The table; every cell is escaped."""
+        head = "".join(f"<th scope='col' style='text-align:left'>{html.escape(h)}</th>" for h in self.head)
+        rows = ["<tr>" + "".join(f"<td style='text-align:left'>{html.escape(c)}</td>" for c in row) + "</tr>"
+                for row in self.rows]
+        caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
+        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 class Feedback:
