@@ -132,8 +132,8 @@ def _model_files() -> Found:
     listed = folder / "SHA256SUMS"
     if not listed.is_file():
         other = os.environ.get("COURSE_LM_GGUF", "")
-        return (Path(other).is_file() if other else False,
-                f"{Path(other).name}, named by COURSE_LM_GGUF" if other else "no checkpoint", "course-lm with its checksums",
+        found = f"{Path(other).name}, named by COURSE_LM_GGUF" if other else "no checkpoint"
+        return (bool(other) and Path(other).is_file(), found, "course-lm with its checksums",
                 "Get data/models/course-lm again (git pull), or set COURSE_LM_GGUF to a GGUF file.")
     rows = [line.split(maxsplit=1) for line in listed.read_text().splitlines() if line.strip()]
     names = [row[1].lstrip("*") for row in rows]

@@ -112,6 +112,8 @@ class Table:
     def __init__(self, head: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> None:
         self.head, self.caption = tuple(head), caption
         self.rows = tuple(tuple(str(cell) for cell in row) for row in rows)
+        if any(len(row) != len(self.head) for row in self.rows):
+            raise ValueError(f"every row needs {len(self.head)} cells, one for each of {', '.join(self.head)}")
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {"text/plain": str(self), "text/html": self.html()}

@@ -10,7 +10,7 @@ import pytest
 
 from course_lib import notebooks as nbs
 from course_lib.errors import ExecutionError, UsageError
-from course_lib.execute import Limits, PapermillExecutor, check_parameters, parameters_of
+from course_lib.execute import Limits, PapermillExecutor, check_parameters, parameters_of, refresh
 
 
 def make(path: Path, *sources: str, parameters: str = "seed = 1\nout_dir = 'x'\nrate = 0.5\nmodel = None") -> Path:
@@ -97,6 +97,18 @@ def test_the_source_is_never_the_output(tmp_path: Path) -> None:
     source = make(tmp_path / "a.ipynb")
     with pytest.raises(UsageError, match="own folder"):
         PapermillExecutor().run(source, {}, Limits(), tmp_path)
+
+
+def test_refresh_replaces_a_lecture_only_when_it_ran(tmp_path: Path) -> None:
+    source = make(tmp_path / "a.ipynb", "print(seed + 41)")
+    assert refresh(source).ok and printed(source) == "42\n"
+    after = source.read_bytes()
+    assert refresh(source).ok and source.read_bytes() == after, "a second run changes nothing"
+    broken = make(tmp_path / "b.ipynb", "1 / 0")
+    before = broken.read_bytes()
+    run = refresh(broken)
+    assert not run.ok and "ZeroDivisionError" in run.error and broken.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.ipynb", "b.ipynb"]
 
 
 def test_environment_and_kernel_are_forced(tmp_path: Path) -> None:

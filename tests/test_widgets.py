@@ -193,6 +193,15 @@ def test_feedback_is_an_accessible_table_with_words_for_outcomes() -> None:
         widgets.require([])
 
 
+def test_tables_escape_and_align() -> None:
+    table = widgets.Table(("name", "n"), [("<b>", 1), ("longer", 22)], caption="A & B")
+    bundle = table._repr_mimebundle_()
+    assert "&lt;b&gt;" in bundle["text/html"] and "<caption>A &amp; B</caption>" in bundle["text/html"]
+    assert bundle["text/plain"].splitlines() == ["A & B", "name    n", "----------", "<b>     1", "longer  22"]
+    with pytest.raises(ValueError):
+        widgets.Table(("name", "n"), [("only one",)])
+
+
 @pytest.fixture
 def lab_server(tmp_path: Path, own_progress: Path) -> Iterator[str]:
     nb = nbf.v4.new_notebook(cells=[nbf.v4.new_code_cell("from course_lib.widgets import quiz\n\nquiz('06')")])
