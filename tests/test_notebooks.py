@@ -17,6 +17,7 @@ from course_lib import notebooks as nbs
 from course_lib.errors import ArtifactError, DataError
 from course_lib.exercises import LabSession, check_exercise, verify, wrong_solutions
 from course_lib.nblint import lint, loose_numbers
+from course_lib.registry import registry
 
 OPENING = "# A lab\n\n**Goal** x. **Prerequisites** none. **Device** CPU. **Measured runtime** 1 s."
 EXERCISE = '''def double(values: list[int]) -> list[int]:
@@ -297,6 +298,13 @@ def test_committed_labs_keep_the_style_and_hide_their_solutions(path: Path) -> N
         for first, last in exercise.spans:
             body = [line.strip() for line in lines[first + 1:last] if len(line.strip()) > 25]
             assert not [line for line in body if line in copy_text], f"exercise {exercise.number} leaks"
+
+
+@pytest.mark.parametrize("path", [*catalog.notebooks(), *catalog.labs()], ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_notebooks_name_only_models_of_the_registry(path: Path) -> None:
+    text = nbs.source_text(nbs.read(path))
+    named = set(re.findall(r"\b(?:claude|course-lm)-[a-z]+(?:-[a-z0-9.]+)*\b", text))
+    assert sorted(name for name in named if name not in registry()) == []
 
 
 @pytest.mark.parametrize("path", catalog.labs(), ids=lambda p: p.parent.name)
