@@ -39,8 +39,7 @@ class Document(Record):
     """One version of one document.
 
     tenant: an owner tenant, or ``shared`` for notes that every tenant may read. fresh_until and retention_until: the
-    last good day. supersedes: the key of the version that this one replaced. path: relative to the corpus folder, with
-    forward slashes. body: the markdown after the front matter.
+    last good day. supersedes: the key of the version that this one replaced. path: relative to the corpus folder.
     """
 
     id: str = Field(pattern=_SLUG)
@@ -102,15 +101,13 @@ class Corpus(Record):
     def document(self, key: str) -> Document:
         """The document with this ``ID@VERSION``. Raises UsageError. Says nothing about who may read it."""
         if key not in self._by_key:
-            raise UsageError(f"There is no document {key!r}.", where="corpus", fix="Use an id and version such as "
-                             "gdpr-breach-notification@1; Corpus.documents lists them.")
+            raise UsageError(f"There is no document {key!r}.", fix="Use an id and version: gdpr-breach-notification@1.")
         return self._by_key[key]
 
     def user(self, user_id: str) -> User:
         """The user with this id. Raises UsageError."""
         if user_id not in self._by_user:
-            raise UsageError(f"There is no user {user_id!r}.", where="users.yaml",
-                             fix=f"Use one of: {', '.join(self._by_user)}.")
+            raise UsageError(f"There is no user {user_id!r}.", fix=f"Use one of: {', '.join(self._by_user)}.")
         return self._by_user[user_id]
 
 
@@ -119,6 +116,7 @@ class Question(Record):
 
     expected_docs: keys of the versions that hold the answer; empty when the right behaviour is to abstain.
     answers: short spans, each verbatim in an expected document; empty when the right behaviour is to abstain.
+    forbidden_docs: versions that hold an answer which this user must not get; forbidden_answers: spans of them.
     """
 
     id: str = Field(pattern=_SLUG)
@@ -128,6 +126,8 @@ class Question(Record):
     question: str = Field(min_length=8)
     expected_docs: tuple[str, ...]
     answers: tuple[str, ...]
+    forbidden_docs: tuple[str, ...] = ()
+    forbidden_answers: tuple[str, ...] = ()
     note: str
 
     @property
@@ -275,8 +275,7 @@ def load_questions(split: str, root: Path | str | None = None) -> list[Question]
     users and documents exist is not looked up here.
     """
     if split not in SPLITS:
-        raise UsageError(f"There is no split {split!r}.", where="load_questions",
-                         fix=f"Use one of: {', '.join(SPLITS)}.")
+        raise UsageError(f"There is no split {split!r}.", fix=f"Use one of: {', '.join(SPLITS)}.")
     path = _folder(root, "data", "evals", "rag") / f"{split}.jsonl"
     rows: dict[str, Question] = {}
     for number, line in enumerate(read_text(path).split("\n"), 1):
