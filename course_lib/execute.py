@@ -141,7 +141,8 @@ class PapermillExecutor:
         """See ``Executor.run``. Raises UsageError for bad parameters; a failing cell is an Execution with ok=False.
 
         progress: called as (cells done, cells in all, first line of the cell about to run). Two runs that compute
-        the same values write byte-identical notebooks: times, paths and random ids are scrubbed.
+        the same values write byte-identical notebooks: times, paths and random ids are scrubbed, and a parameter that
+        names the output folder is passed as ``"."``, which is the same place for the kernel.
         """
         import nbformat
 
@@ -156,7 +157,8 @@ class PapermillExecutor:
             raise UsageError("The output folder is the notebook's own folder.", where=str(out),
                              fix="Choose another folder: the source must not be overwritten.")
         started = time.monotonic()
-        failure, at = self._papermill(source, dict(parameters), limits, path, progress)
+        given = {k: "." if isinstance(v, str) and v and Path(v).resolve() == out else v for k, v in parameters.items()}
+        failure, at = self._papermill(source, given, limits, path, progress)
         seconds = time.monotonic() - started
         done = nbformat.read(path, as_version=4) if path.exists() else source
         done = notebooks.normalise(_without_papermill_marks(done), keep_outputs=True)

@@ -27,12 +27,13 @@ def printed(path: Path) -> str:
 
 def test_two_runs_write_the_same_bytes_and_use_the_output_folder(tmp_path: Path) -> None:
     source = make(tmp_path / "a {b}.ipynb", "import os\nprint(seed, hash('text'), {'a', 'b', 'c'}, object())",
-                  "from pathlib import Path\nPath('artifact.txt').write_text(str(seed))",
+                  "from pathlib import Path\n(Path(out_dir) / 'artifact.txt').write_text(str(seed))",
                   "import ipywidgets\nipywidgets.IntSlider()")
     before = source.read_bytes()
     steps: list[tuple[int, int, str]] = []
-    runs = [PapermillExecutor(seed=3).run(source, {"seed": 7}, Limits(), tmp_path / name / "deep",
-                                          lambda *step: steps.append(step)).check() for name in ("one", "two")]
+    folders = [tmp_path / name / "deep" for name in ("one", "two")]
+    runs = [PapermillExecutor(seed=3).run(source, {"seed": 7, "out_dir": str(folder)}, Limits(), folder,
+                                          lambda *step: steps.append(step)).check() for folder in folders]
     assert runs[0].path.read_bytes() == runs[1].path.read_bytes()
     assert b"papermill" not in runs[0].path.read_bytes()
     assert (runs[0].path.parent / "artifact.txt").read_text() == "7"
