@@ -24,7 +24,7 @@ def http_client(
     timeout: seconds without any byte. loopback: ignore the proxy settings of the environment.
     endpoint, renew: the embedded server and how to get it again when it is gone.
     """
-    return _client_type()(ledger, endpoint, renew, timeout=timeout, trust_env=not loopback)
+    return _client_type()(ledger, endpoint, renew, loopback, timeout)
 
 
 @lru_cache(maxsize=1)
@@ -36,15 +36,22 @@ def _client_type() -> type[httpx2.Client]:
         """``httpx2.Client`` with the SDK's defaults; ``send`` is the one way out for all requests."""
 
         def __init__(
-            self, ledger: Ledger, endpoint: Endpoint | None, renew: Callable[[], Endpoint] | None, **options: Any
+            self,
+            ledger: Ledger,
+            endpoint: Endpoint | None,
+            renew: Callable[[], Endpoint] | None,
+            loopback: bool,
+            seconds: float,
         ) -> None:
-            self.ledger, self._endpoint, self._renew, self._options = ledger, endpoint, renew, options
-            self._pid = os.getpid()
-            super().__init__(**options)
+            self.ledger, self._endpoint, self._renew = ledger, endpoint, renew
+            self._settings, self._pid = (loopback, seconds), os.getpid()
+            # with a transport of its own the SDK's client does not look at HTTP_PROXY
+            direct = {"transport": httpx2.HTTPTransport(trust_env=False), "trust_env": False} if loopback else {}
+            super().__init__(timeout=seconds, **direct)
 
         def send(self, request: httpx2.Request, *, stream: bool = False, **kwargs: Any) -> httpx2.Response:
             if os.getpid() != self._pid:  # a forked child must not share its parent's connections
-                self.__init__(self.ledger, self._endpoint, self._renew, **self._options)  # type: ignore[misc]
+                self.__init__(self.ledger, self._endpoint, self._renew, *self._settings)  # type: ignore[misc]
             if not metered(request):
                 check_unmetered(self.ledger, request)
                 return self._deliver(request, stream=stream, **kwargs)
@@ -89,8 +96,7 @@ def _aim(request: httpx2.Request, endpoint: Endpoint) -> None:
     target = httpx2.URL(endpoint.base_url)
     request.url = request.url.copy_with(scheme=target.scheme, host=target.host, port=target.port)
     request.headers["host"] = f"{target.host}:{target.port}"
-    request.headers["x-api-key"] = endpoint.api_key
-    request.headers.pop("authorization", None)  # the SDK repeats the key there; it would be the old one
+    request.headers["authorization"] = f"Bearer {endpoint.api_key}"
 
 
 def _metering(response: httpx2.Response, ledger: Ledger, reservation: Reservation) -> Any:
