@@ -72,7 +72,7 @@ class Document(Record):
 
 
 class User(Record):
-    """Someone who asks. tenant: one tenant, never ``shared``. clearance: the highest classification they may read."""
+    """Someone who asks. tenant: never ``shared``. clearance: the highest classification they may read."""
 
     id: str = Field(pattern=_SLUG)
     role: str = Field(min_length=1)
@@ -174,8 +174,7 @@ def parse_document(text: str, path: Path, relative: str | None = None) -> Docume
     lines = text.split("\n")
     end = next((i for i, line in enumerate(lines[1:], 1) if line.rstrip() == "---"), None)
     if lines[0].rstrip() != "---" or end is None:
-        raise fail("The front matter is missing: the file must begin with fields between two `---` lines.",
-                    f"{path}:1", "Add the front matter.")
+        raise fail("The front matter is missing.", f"{path}:1", "Begin the file with fields between two `---` lines.")
     table = yaml_table("\n".join(lines[1:end]), path, first_line=2)
     reserved = {"body", "path"} & table.values.keys()
     if reserved:
@@ -227,7 +226,7 @@ def _users(path: Path, tenants: Iterable[str], groups: Iterable[str]) -> tuple[U
         where = f"{path} (user {number})"
         if not isinstance(row, dict):
             raise fail("A user must be a mapping of fields.", where)
-        values = {**row, "groups": tuple(row["groups"])} if isinstance(row.get("groups"), list) else row
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
         user = build(User, values, Path(where), {}, line=table.lines["users"])
         _check_names(user, where, tenants, groups)
         if user.id in users:
@@ -298,5 +297,5 @@ def load_hostile(root: Path | str | None = None) -> list[HostileProbe]:
         raise fail(f"This is not JSON: {error}.", str(path)) from error
     if not isinstance(rows, list):
         raise fail("A list of objects is expected.", str(path))
-    return [build(HostileProbe, json_row(json.dumps(row), path, n), path, {}, line=n)
-            for n, row in enumerate(rows, 1)]
+    texts = enumerate(map(json.dumps, rows), 1)
+    return [build(HostileProbe, json_row(text, path, number), path, {}, line=number) for number, text in texts]
