@@ -6,9 +6,9 @@ value is trusted: these types say that a file can be read, never that it is true
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Text = Annotated[str, Field(max_length=20_000)]
@@ -29,6 +29,12 @@ class IndexConfig(Artifact):
 
     max_words: int = Field(ge=10, le=400)
     overlap: int = Field(ge=0, le=200)
+
+    @model_validator(mode="after")
+    def _room_for_new_words(self) -> Self:
+        if self.overlap >= self.max_words:
+            raise ValueError("overlap must be smaller than max_words")
+        return self
 
 
 class RagConfig(Artifact):

@@ -1,0 +1,240 @@
+"""What every checker shares: the context it judges in, findings in one form, and the one place where errors are caught."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from course_lib.access import Allowance, allowed_documents, decide
+from course_lib.chunking import sections
+from course_lib.errors import ArtifactError, CourseError
+from course_lib.strictjson import BadJson, decode, parse_json
+from course_lib.submission import Malformed, Submission
+from course_lib.types import Finding, Outcome
+
+if TYPE_CHECKING:
+    from course_lib.artifacts import RagConfig
+    from course_lib.corpus import Corpus, Document, HostileProbe, Question, User
+    from course_lib.embeddings import Embedder
+    from course_lib.retrieval import Index, Retrieval
+
+SHINGLE = 6
+KEPT_INDEXES = 6
+KEPT_SEARCHES = 20_000
+_WORD = re.compile(r"\d+(?:[.,]\d+)*|\w+")
+
+
+@dataclass
+class Context:
+    """What the grader knows and the learner does not control. It reads no clock and writes nothing but its own caches.
+
+    hidden: questions that every account asks beside the learner's own. thresholds: from the rubric, by rule.
+    """
+
+    corpus: Corpus
+    embedder: Embedder
+    hostile: Sequence[HostileProbe] = ()
+    questions: Sequence[Question] = ()
+    hidden: Sequence[Question] = ()
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    _indexes: dict[tuple[Any, ...], Index] = field(default_factory=dict, repr=False)
+    _found: dict[tuple[Any, ...], Retrieval] = field(default_factory=dict, repr=False)
+    _permitted: dict[str, Allowance] = field(default_factory=dict, repr=False)
+    _shingles: dict[str, frozenset[str]] = field(default_factory=dict, repr=False)
+    _sizes: dict[str, int] = field(default_factory=dict, repr=False)
+
+    def threshold(self, rule: str) -> float:
+        """The rubric's number for a rule; a rubric without it is a mistake of ours, never of the learner."""
+        if rule not in self.thresholds:
+            raise CourseError(f"The rubric has no threshold for {rule}.", where="rubric", fix="Add it.")
+        return self.thresholds[rule]
+
+    def user(self, name: str) -> User | None:
+        return next((user for user in self.corpus.users if user.id == name), None)
+
+    def document(self, key: str) -> Document | None:
+        return next((document for document in self.corpus.documents if document.key == key), None)
+
+    def index(self, config: RagConfig, without: str | None = None) -> Index:
+        """The course's own index with the chunking of ``config``, optionally as if one document had never been there."""
+        from course_lib.retrieval import Index
+
+        key = (config.index.max_words, config.index.overlap, without)
+        if key not in self._indexes:
+            while len(self._indexes) >= KEPT_INDEXES:
+                oldest = next(iter(self._indexes))
+                self._indexes.pop(oldest).close()
+                for stale in [known for known in self._found if known[0] == oldest]:
+                    del self._found[stale]
+            kept = tuple(document for document in self.corpus.documents if document.key != without)
+            corpus = self.corpus.model_copy(update={"documents": kept})
+            self._indexes[key] = Index.build(corpus, self.embedder, *key[:2], audit_key=b"grader")
+        return self._indexes[key]
+
+    def search(self, config: RagConfig, user: str, question: str, without: str | None = None) -> Retrieval:
+        """What the course's own search returns for this account. Raises AccessDenied for an unknown one."""
+        index = self.index(config, without)
+        key = ((config.index.max_words, config.index.overlap, without), config.mode, config.k, user, question)
+        if key not in self._found:
+            if len(self._found) >= KEPT_SEARCHES:
+                self._found.clear()
+            self._found[key] = index.search(question, user, mode=config.mode, k=config.k)
+        return self._found[key]
+
+    def permitted(self, user: User) -> Allowance:
+        if user.id not in self._permitted:
+            self._permitted[user.id] = allowed_documents(user, self.corpus)
+        return self._permitted[user.id]
+
+    def denial(self, user: User, doc_key: str) -> str:
+        """The rule that keeps the document from this user, ``unknown`` for a document that does not exist, else ``""``."""
+        document = self.document(doc_key)
+        if document is None:
+            return "unknown"
+        decision = decide(user, document, self.corpus.as_of)
+        return "" if decision.allowed else decision.rule
+
+    def quoted(self, text: str) -> Counter[frozenset[str]]:
+        """Runs of ``SHINGLE`` words that also stand inside one sentence of the corpus, counted by the documents there."""
+        if not self._shingles:
+            found: dict[str, set[str]] = {}
+            for document in self.corpus.documents:
+                for _, sentences in sections(document.body):
+                    for shingle in (s for sentence in sentences for s in shingles(sentence)):
+                        found.setdefault(shingle, set()).add(document.key)
+            self._shingles.update((shingle, frozenset(keys)) for shingle, keys in found.items())
+        return Counter(self._shingles[s] for s in set(shingles(text)) if s in self._shingles)
+
+    def sizes(self) -> dict[str, int]:
+        """Document -> how many runs of words it holds, so that a share of it can be told."""
+        if not self._sizes:
+            for document in self.corpus.documents:
+                runs = self.quoted(document.body).items()
+                self._sizes[document.key] = sum(number for keys, number in runs if document.key in keys)
+        return self._sizes
+
+    def leaked(self, user: User, text: str, known: str = "") -> dict[str, str]:
+        """Documents that ``user`` may not read and whose words stand in ``text`` -> the rule that denies them.
+
+        Words that also stand in a document that the user may read, or in ``known`` (the question), are no leak.
+        """
+        own = self.permitted(user).keys
+        already = set(self.quoted(known)) if known else set()
+        suspects = {min(keys) for keys in self.quoted(text) if not keys & own and keys not in already}
+        return {key: self.denial(user, key) for key in sorted(suspects)}
+
+
+Check = Callable[[Submission, Context], list[Finding]]
+
+
+@dataclass(frozen=True, slots=True)
+class Checker:
+    """A check and the rules that it reports: every rule gets a finding, also when the check cannot be completed."""
+
+    check: Check
+    rules: tuple[str, ...]
+
+    def run(self, submission: Submission, context: Context) -> list[Finding]:
+        """Findings of the check. What was not handed in, or lacks a field, fails; what cannot be read, or a crash of
+        ours, is an ERROR for a person to look at. Never raises an Exception."""
+        try:
+            findings = self.check(submission, context)
+        except Malformed as error:
+            findings = [unscored(rule, f"Could not score: {error.what}", error.where, error.fix) for rule in self.rules]
+        except ArtifactError as error:
+            findings = [fail(rule, error.what, where=error.where, fix=error.fix) for rule in self.rules]
+        except Exception as error:  # a crash of a checker must never become a verdict about the learner
+            what = f"Could not score: the check stopped with {type(error).__name__}."
+            findings = [unscored(rule, what, fix="A reviewer must look; this is not your mistake.") for rule in self.rules]
+        silent = [rule for rule in self.rules if all(finding.rule != rule for finding in findings)]
+        return findings + [unscored(rule, "Could not score: the check reported nothing.") for rule in silent]
+
+
+def ok(rule: str, message: str, expected: str = "", actual: str = "", **evidence: Any) -> Finding:
+    return Finding(rule, Outcome.PASS, message, expected, actual, evidence=evidence)
+
+
+def fail(
+    rule: str, message: str, expected: str = "", actual: str = "", where: str = "", fix: str = "", **evidence: Any
+) -> Finding:
+    return Finding(rule, Outcome.FAIL, message, expected, actual, where, fix, evidence)
+
+
+def unscored(rule: str, message: str, where: str = "", fix: str = "") -> Finding:
+    return Finding(rule, Outcome.ERROR, message, where=where, fix=fix or "A reviewer must look at it.")
+
+
+def verdict(
+    rule: str, good: bool, message: str, *, problem: str, expected: str = "", actual: str = "", where: str = "",
+    fix: str = "", **evidence: Any,
+) -> Finding:  # fmt: skip
+    """PASS with ``message``, or FAIL with ``problem``, and the same evidence either way."""
+    if good:
+        return ok(rule, message, expected, actual, **evidence)
+    return fail(rule, problem, expected, actual, where, fix, **evidence)
+
+
+def words(text: str) -> list[str]:
+    return _WORD.findall(text.casefold())
+
+
+def flat(text: str) -> str:
+    """Lower-case words between single spaces, with one at either end: ``flat(a) in flat(b)`` compares whole words."""
+    return f" {' '.join(words(text))} "
+
+
+def shingles(text: str, size: int = SHINGLE) -> Iterator[str]:
+    found = words(text)
+    return (" ".join(found[i : i + size]) for i in range(len(found) - size + 1))
+
+
+def doc_of(chunk_id: str) -> str:
+    """``ID@VERSION`` of a chunk id ``ID@VERSION#NN``; the text itself when there is no ``#``."""
+    return chunk_id.rpartition("#")[0] or chunk_id
+
+
+def short(text: str, limit: int = 90) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def listed(items: Iterable[str], limit: int = 5) -> str:
+    """The first few, and how many more."""
+    names = [short(item) for item in items]
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def percent(part: int, whole: int) -> str:
+    return f"{part} of {whole} = {part / whole:.1%}" if whole else "0 of 0"
+
+
+def plain_text(submission: Submission, name: str) -> str:
+    """The text that a reader of this file would see: strings of JSON documents unescaped, other files as they are."""
+    raw = submission.raw(name)
+    if name.endswith((".json", ".jsonl", ".ipynb")):
+        parts = raw.split(b"\n") if name.endswith(".jsonl") else [raw]
+        glue = "" if name.endswith(".ipynb") else "\n"  # a notebook keeps one text as a list of lines
+        return "\n".join(_strings(part, glue) for part in parts)
+    return raw.decode("utf-8", "replace")
+
+
+def _strings(raw: bytes, glue: str) -> str:
+    try:
+        stack = [parse_json(decode(raw))]
+    except BadJson:
+        return re.sub(r"\\[nrt]", " ", raw.decode("utf-8", "replace"))
+    out = []
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str):
+            out.append(item)
+        elif isinstance(item, list):
+            text = item and all(isinstance(part, str) for part in item)
+            stack.extend([glue.join(item)] if text else item[::-1])
+        elif isinstance(item, dict):
+            stack.extend([*item.keys(), *item.values()][::-1])
+    return "\n".join(out)

@@ -1,0 +1,86 @@
+"""Grading one submission folder: open, check, score. Batches and sandboxes stand on top of this."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import course_lib
+from course_lib.catalog import find
+from course_lib.checks import checkers, rules
+from course_lib.checks.common import Context
+from course_lib.errors import DataError
+from course_lib.rubric import LabReport, Rubric, load_rubric, score
+from course_lib.submission import Submission
+
+# Kinds that try hardest to reach what they must not come first among the hidden probes.
+HIDDEN_ORDER = ("cross_tenant", "restricted", "stale", "injection", "article", "paraphrase", "unanswerable")
+HIDDEN_PROBES = 200
+
+
+def grader_version() -> str:
+    """Version of the course's package; it goes into every report."""
+    return f"course_lib {course_lib.__version__}"
+
+
+def rubric_of(module: str | int) -> Rubric:
+    """The validated rubric of a module's lab. Raises DataError when there is none, RubricError when it contradicts
+    itself or the checkers."""
+    path = find(module).rubric
+    if path is None:
+        raise DataError(f"Module {find(module).code} has no rubric.", where="rubrics/", fix="Choose a module with a lab.")
+    return load_rubric(path, rules(module))
+
+
+@functools.lru_cache(maxsize=4)
+def _world() -> Context:
+    from course_lib.corpus import load_corpus, load_hostile, load_questions
+    from course_lib.embeddings import default_embedder
+
+    corpus = load_corpus()
+    locked = load_questions("locked_test")
+    ordered = sorted(locked, key=lambda q: (HIDDEN_ORDER.index(q.kind), q.id))
+    need = -(-HIDDEN_PROBES // len(corpus.users))
+    by_kind = {kind: [q for q in ordered if q.kind == kind] for kind in HIDDEN_ORDER}
+    rounds = [group[i] for i in range(need) for group in by_kind.values() if i < len(group)]
+    questions = [*load_questions("dev"), *locked]
+    return Context(corpus, default_embedder(), load_hostile(), questions, rounds[:need])
+
+
+def context_for(rubric: Rubric) -> Context:
+    """What the checkers judge in: corpus, embedder, hostile documents, hidden probes, and the rubric's thresholds.
+
+    Indexes and searches are shared by all gradings of one process, so that a cohort pays for them once.
+    """
+    return replace(_world(), thresholds=dict(rubric.thresholds))
+
+
+def grade_submission(
+    path: Path | str, module: str | int = "06", out: Path | str | None = None, *,
+    reviews: Mapping[str, float] | None = None, context: Context | None = None,
+) -> LabReport:  # fmt: skip
+    """Scores a folder against a module's rubric. With ``out`` the report is also written there as HTML and JSON.
+
+    Raises ArtifactError when the folder cannot be opened safely; from then on nothing in it can raise: what cannot be
+    read is a finding. The same folder gives the same report, byte for byte.
+    """
+    rubric = rubric_of(module)
+    submission = Submission.open(path)
+    report = grade_opened(submission, module, rubric, context or context_for(rubric), reviews)
+    if out is not None:
+        from course_lib.report import write_report
+
+        write_report(report, Path(out))
+    return report
+
+
+def grade_opened(
+    submission: Submission, module: str | int, rubric: Rubric, context: Context,
+    reviews: Mapping[str, float] | None = None,
+) -> LabReport:  # fmt: skip
+    """The same for a submission that is open already. Each checker runs on its own; none can stop the others."""
+    findings = [finding for checker in checkers(module) for finding in checker.run(submission, context)]
+    return replace(score(rubric, findings, reviews), submission=submission.name, digest=submission.digest(),
+                   grader=grader_version())
