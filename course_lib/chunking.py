@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -66,6 +66,7 @@ _TERM = re.compile(
     r"|\d+|[a-z]+(?:[-'’][a-z]+)*",
 )
 
+_SAME_TERM = {"art": "article", "arts": "article", "articles": "article"}
 _POSSESSIVE = re.compile(r"['’]s\b")
 
 
@@ -196,34 +197,38 @@ def chunk_document(doc: Document, max_words: int = 90, overlap: int = 15) -> lis
 def terms(text: str) -> tuple[str, ...]:
     """Search terms in lower case, without stop words. There is no stemming.
 
-    ``33(1)`` and ``2018/389`` survive; ``33(1)`` also counts as ``33``, a hyphenated word whole and in parts.
+    ``33(1)`` and ``2018/389`` survive; ``33(1)`` also counts as ``33``, a hyphenated word whole and in parts; ``Art.``
+    is ``article``. Words of asking (how, what, when) are stop words too: in a question they would match everything.
     """
-    from bm25s.stopwords import STOPWORDS_EN
+    from bm25s.stopwords import STOPWORDS_EN_PLUS
 
-    found: list[str] = []
+    stop, found = frozenset(STOPWORDS_EN_PLUS), []
     for term in _TERM.findall(_POSSESSIVE.sub("", text.lower())):
-        if term in STOPWORDS_EN:
+        if term in stop:
             continue
-        found.append(term)
+        found.append(_SAME_TERM.get(term, term))
         if "(" in term:
             found.append(term[: term.index("(")])
         elif "-" in term and term[0].isalpha():
-            found.extend(part for part in term.split("-") if part not in STOPWORDS_EN)
+            found.extend(part for part in term.split("-") if part not in stop)
     return tuple(found)
 
 
-def expand_query(query: str) -> str:
+def expand_query(query: str, vocabulary: Container[str] | None = None) -> str:
     """The query, followed by the long form of each abbreviation in it and the abbreviation of each long form.
 
-    Only terms of ``GLOSSARY`` are added; a query without them comes back unchanged.
+    Only terms of ``GLOSSARY`` are added; a query without them comes back unchanged. vocabulary: the terms of the
+    documents. With it, nothing is spelled out that the documents abbreviate as the query does, and no abbreviation is
+    added that they do not use: both would only blur the question.
     """
-    words = set(re.findall(r"[a-z0-9]+", query.lower()))
-    flat = " ".join(re.findall(r"[a-z0-9]+", query.lower()))
+    words = re.findall(r"[a-z0-9]+", query.lower())
+    flat = f" {' '.join(words)} "
     added: list[str] = []
     for short, long in GLOSSARY.items():
-        spelled = " ".join(re.findall(r"[a-z0-9]+", long)) in flat
-        if short in words and not spelled:
+        used = vocabulary is None or short in vocabulary
+        spelled = f" {' '.join(re.findall(r'[a-z0-9]+', long))} " in flat
+        if short in words and not spelled and (vocabulary is None or not used):
             added.append(long)
-        elif spelled and short not in words:
+        elif spelled and short not in words and used:
             added.append(short.upper())
     return f"{query} ({'; '.join(added)})" if added else query

@@ -10,13 +10,14 @@ import hashlib
 import hmac
 import json
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from course_lib.access import Allowance, allowance
+from course_lib.audit import AuditLog, AuditRecord
 from course_lib.chunking import Chunk, chunk_document, expand_query
 from course_lib.deletion import DeletionRecord, Tombstones, delete_document
 from course_lib.embeddings import Embedder, default_embedder
@@ -25,17 +26,18 @@ from course_lib.measure import hit_at_k, mrr, ndcg_at_k, recall_at_k
 from course_lib.stores import TermStore, VectorStore, reciprocal_rank_fusion
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from course_lib.corpus import Corpus, Document, User
     from course_lib.rag import AnswerCache
 
 __all__ = [
     "MODES", "AuditLog", "AuditRecord", "Chunk", "DeletionRecord", "Hit", "Index", "Retrieval", "chunk_document",
-    "hit_at_k", "mrr", "ndcg_at_k", "recall_at_k", "reciprocal_rank_fusion",
+    "hit_at_k", "mrr", "ndcg_at_k", "recall_at_k", "reciprocal_rank_fusion", "sentence_vectors",
 ]  # fmt: skip
 
 Mode = Literal["dense", "bm25", "hybrid"]
 MODES: tuple[Mode, ...] = ("dense", "bm25", "hybrid")
-CANDIDATES = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +49,6 @@ class Hit:
     score: float
     dense_rank: int | None = None
     bm25_rank: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class AuditRecord:
-    """What one query leaves behind: no text of the question or of a document, only a keyed hash, ids and counts."""
-
-    request_id: str
-    query_hmac: str
-    user: str
-    tenant: str
-    mode: str
-    k: int
-    allowed: int
-    denied: Mapping[str, int]
-    returned: tuple[str, ...]
-    index: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-serialisable."""
-        row = {name: getattr(self, name) for name in self.__slots__}
-        return {**row, "denied": dict(self.denied), "returned": list(self.returned)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,33 +76,35 @@ class Retrieval:
         return tuple(hit.chunk.doc_key for hit in self.hits)
 
 
-class AuditLog:
-    """Appends audit records to a JSONL file. ``clock`` adds ``at``; without it two equal runs give equal files."""
-
-    def __init__(self, path: Path | str, clock: Callable[[], str] | None = None) -> None:
-        self.path, self.clock = Path(path), clock
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-
-    def __call__(self, record: AuditRecord) -> None:
-        row = record.to_dict()
-        if self.clock is not None:
-            row = {"at": self.clock(), **row}
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n")
-
-
 @dataclass(slots=True)
 class Ranking:
     """How candidates become results; chosen on the development questions.
 
     per_document: most chunks of one document among the results, None for no limit. weights: of the two rankings in the
-    fusion. candidates: how deep each ranking is read.
+    fusion. candidates: how deep each ranking is read. min_coverage: in the fusion a keyword hit counts only if it holds
+    this share of the question's term weight; a paraphrase shares few words with its answer, and what shares one of them
+    by chance would only push good neighbours down.
     """
 
-    per_document: int | None = 1
+    per_document: int | None = 2
     dense_weight: float = 1.0
     bm25_weight: float = 1.0
-    candidates: int = CANDIDATES
+    candidates: int = 50
+    min_coverage: float = 0.5
+
+
+def sentence_vectors(chunks: Sequence[Chunk], embedder: Embedder) -> np.ndarray:
+    """One vector per sentence: halfway between the sentence alone and its chunk with title and headings.
+
+    A chunk of several facts has one blurred vector, a sentence alone has lost its topic; halfway keeps both. float32,
+    shape (sentences of all chunks, dimension), each of length 1.
+    """
+    import numpy as np
+
+    owners = [n for n, chunk in enumerate(chunks) for _ in chunk.sentences]
+    whole = embedder.encode([chunk.search_text for chunk in chunks])
+    mixed = whole[owners] + embedder.encode([sentence for chunk in chunks for sentence in chunk.sentences])
+    return (mixed / np.linalg.norm(mixed, axis=1, keepdims=True)).astype(np.float32)
 
 
 class Index:
@@ -245,12 +228,13 @@ class Index:
     def _rank(self, query: str, keys: frozenset[str], mode: Mode, k: int) -> tuple[Hit, ...]:
         if not query.strip() or not keys:
             return ()
-        asked, depth = expand_query(query), max(self.ranking.candidates, k)
+        asked, depth = expand_query(query, self.terms.vocabulary), max(self.ranking.candidates, k)
+        least = self.ranking.min_coverage if mode == "hybrid" else 0.0
         found: dict[str, list[tuple[str, float]]] = {}
         if mode != "bm25":
             found["dense"] = self.vectors.search(self.embedder.encode([asked], persist=False)[0], keys, depth)
         if mode != "dense":
-            found["bm25"] = self.terms.search(asked, keys, depth)
+            found["bm25"] = self.terms.search(asked, keys, depth, least)
         orders = {name: [chunk_id for chunk_id, _ in pairs] for name, pairs in found.items()}
         weights = {"dense": self.ranking.dense_weight, "bm25": self.ranking.bm25_weight}
         ranked = reciprocal_rank_fusion(orders, weights) if mode == "hybrid" else found[mode]
@@ -277,7 +261,7 @@ class Index:
                             fix="Raise the version of one of them.")  # fmt: skip
         chunks = [chunk for doc in documents for chunk in chunk_document(doc, self.max_words, self.overlap)]
         if chunks:
-            self.vectors.add(chunks, self.embedder.encode([chunk.search_text for chunk in chunks]))
+            self.vectors.add(chunks, sentence_vectors(chunks, self.embedder))
             self.terms.add(chunks)
         self.chunks.update((chunk.id, chunk) for chunk in chunks)
         self.documents.update(zip(keys, documents, strict=True))

@@ -5,6 +5,7 @@ Every search takes the document keys that the asker may read, and neither engine
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 RRF_K = 60
+ROWS_PER_CHUNK = 4
 _PREFIX = "course-"
 
 
@@ -35,10 +37,10 @@ def _client(path: Path | None) -> Any:
 
 
 class VectorStore:
-    """A Chroma collection with cosine distance. It holds chunk ids, document keys and vectors, and no text.
+    """A Chroma collection with cosine distance: one row per sentence of a chunk, with ids and vectors and no text.
 
-    In-memory collections of one process share a client, so each has a name of its own. With ``path`` the folder
-    belongs to this store: collections left there by an earlier run are dropped first.
+    A chunk is as near to a query as its nearest row. In-memory collections of one process share a client, so each has a
+    name of its own. With ``path`` the folder belongs to this store: collections of an earlier run are dropped first.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -50,33 +52,42 @@ class VectorStore:
         )
 
     def add(self, chunks: Sequence[Chunk], vectors: np.ndarray) -> None:
-        """vectors: float32, shape (number of chunks, dimension)."""
+        """vectors: float32, shape (rows, dimension); one row per sentence of each chunk, in order."""
+        rows = [(f"{chunk.id}.{n:03d}", chunk.doc_key) for chunk in chunks for n in range(len(chunk.sentences))]
         batch = self._client.get_max_batch_size()
-        for start in range(0, len(chunks), batch):
-            part = chunks[start : start + batch]
+        for start in range(0, len(rows), batch):
+            part = rows[start : start + batch]
             self._collection.add(
-                ids=[chunk.id for chunk in part],
+                ids=[name for name, _ in part],
                 embeddings=vectors[start : start + batch],
-                metadatas=[{"doc_key": chunk.doc_key} for chunk in part],
+                metadatas=[{"doc_key": key} for _, key in part],
             )
 
     def remove(self, doc_key: str) -> None:
         self._collection.delete(where={"doc_key": doc_key})
 
     def ids(self, doc_key: str) -> list[str]:
-        """The chunk ids of a document that the collection holds now."""
+        """The rows of a document that the collection holds now."""
         return sorted(self._collection.get(where={"doc_key": doc_key}, include=[])["ids"])
 
     def search(self, vector: np.ndarray, keys: Collection[str], n: int) -> list[tuple[str, float]]:
-        """At most ``n`` pairs (chunk id, cosine similarity) from the documents ``keys``, best first."""
+        """At most ``n`` pairs (chunk id, cosine similarity) from the documents ``keys``, best first.
+
+        Reads the best ``ROWS_PER_CHUNK * n`` rows, so that fewer than ``n`` chunks can come back.
+        """
         if not keys:
             return []
         found = self._collection.query(
-            query_embeddings=[vector], n_results=n, where={"doc_key": {"$in": sorted(keys)}}, include=["distances"]
+            query_embeddings=[vector],
+            n_results=ROWS_PER_CHUNK * n,
+            where={"doc_key": {"$in": sorted(keys)}},
+            include=["distances"],
         )
-        rows = zip(found["ids"][0], found["distances"][0], strict=True)
-        pairs = [(name, round(1.0 - float(distance), 6)) for name, distance in rows]
-        return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
+        best: dict[str, float] = {}
+        for row, distance in zip(found["ids"][0], found["distances"][0], strict=True):
+            name, similarity = row.rpartition(".")[0], round(1.0 - float(distance), 6)
+            best[name] = max(similarity, best.get(name, -1.0))
+        return sorted(best.items(), key=lambda pair: (-pair[1], pair[0]))[:n]
 
     def close(self) -> None:
         self._client.delete_collection(self._collection.name)
@@ -91,7 +102,13 @@ class TermStore:
 
     def __init__(self) -> None:
         self._rows: list[tuple[str, str, tuple[str, ...]]] = []
+        self._postings: dict[str, list[int]] = {}
         self._engine: Any = None
+
+    @property
+    def vocabulary(self) -> Collection[str]:
+        """Every term of the store."""
+        return self._postings.keys()
 
     def add(self, chunks: Sequence[Chunk]) -> None:
         self._rows += [(chunk.id, chunk.doc_key, terms(chunk.search_text)) for chunk in chunks]
@@ -105,27 +122,53 @@ class TermStore:
         """The chunk ids of a document that the store holds now."""
         return sorted(name for name, key, _ in self._rows if key == doc_key)
 
-    def search(self, query: str, keys: Collection[str], n: int) -> list[tuple[str, float]]:
-        """At most ``n`` pairs (chunk id, BM25 score) from the documents ``keys`` that share a term, best first."""
-        if self._engine is None:
-            return []
-        known = [term for term in dict.fromkeys(terms(query)) if term in self._engine.vocab_dict]
+    def search(
+        self, query: str, keys: Collection[str], n: int, min_coverage: float = 0.0
+    ) -> list[tuple[str, float]]:
+        """At most ``n`` pairs (chunk id, BM25 score) from the documents ``keys`` that share a term, best first.
+
+        min_coverage: the least share of the query's term weight (inverse document frequency) that a chunk must hold.
+        """
+        asked = self._asked(query)
+        known = [term for term in asked if term in self._postings]
         allowed = [position for position, row in enumerate(self._rows) if row[1] in keys]
         if not known or not allowed:
             return []
-        scores = self._engine.get_scores(known)[allowed]
+        scores = self._engine.get_scores(known)
+        covered = self._coverage(asked)
         pairs = [
-            (self._rows[position][0], round(float(score), 6))
-            for position, score in zip(allowed, scores, strict=True)
-            if score > 0
+            (self._rows[position][0], round(float(scores[position]), 6))
+            for position in allowed
+            if scores[position] > 0 and covered[position] >= min_coverage
         ]
         return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))[:n]
+
+    def _asked(self, query: str) -> list[str]:
+        """The distinct terms of a query. Who asks for 33(1) does not ask for every 33, where some text has 33(1)."""
+        found = list(dict.fromkeys(terms(query)))
+        exact = {term[: term.index("(")] for term in found if "(" in term and term in self._postings}
+        return [term for term in found if term not in exact]
+
+    def _coverage(self, asked: Sequence[str]) -> np.ndarray:
+        """Share of the weight of the terms ``asked`` that each row holds; a term that no row holds weighs most."""
+        import numpy as np
+
+        held, total = np.zeros(len(self._rows)), 0.0
+        for term in asked:
+            rows = self._postings.get(term, [])
+            weight = math.log(1 + (len(self._rows) - len(rows) + 0.5) / (len(rows) + 0.5))
+            held[rows] += weight
+            total += weight
+        return held / total
 
     def _rebuild(self) -> None:
         import bm25s
 
-        self._engine = None
-        if any(row[2] for row in self._rows):
+        self._engine, self._postings = None, {}
+        for position, row in enumerate(self._rows):
+            for term in dict.fromkeys(row[2]):
+                self._postings.setdefault(term, []).append(position)
+        if self._postings:
             self._engine = bm25s.BM25(method="lucene", k1=1.5, b=0.75, backend="numpy")
             self._engine.index([list(row[2]) for row in self._rows], show_progress=False)
 

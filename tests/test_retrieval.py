@@ -20,7 +20,7 @@ from course_lib.access import decide
 from course_lib.chunking import GLOSSARY, chunk_document, expand_query, sections, split_sentences, terms
 from course_lib.embeddings import SentenceEmbedder, default_embedder
 from course_lib.errors import AccessDenied, DataError, ModelError, UsageError
-from course_lib.retrieval import MODES, AuditLog, Index, Retrieval
+from course_lib.retrieval import MODES, AuditLog, Index, Retrieval, sentence_vectors
 from course_lib.stores import VectorStore, reciprocal_rank_fusion
 
 OFFICER, ANALYST, COUNSEL, HALDEN = "u-officer", "u-analyst", "u-counsel", "u-halden"
@@ -119,6 +119,14 @@ def test_article_numbers_survive_as_terms() -> None:
     assert "s" not in found
 
 
+def test_a_query_is_not_expanded_to_forms_that_the_documents_do_not_need() -> None:
+    documents = {"gdpr", "authority"}
+    assert expand_query("What does the GDPR say?", documents) == "What does the GDPR say?"
+    assert expand_query("General Data Protection Regulation", documents).endswith("(GDPR)")
+    assert expand_query("When is SCA needed?", documents).endswith("(strong customer authentication)")
+    assert expand_query("strong customer authentication", documents) == "strong customer authentication"
+
+
 def test_a_query_is_expanded_both_ways_and_only_from_the_glossary() -> None:
     assert expand_query("When is SCA needed?") == "When is SCA needed? (strong customer authentication)"
     assert expand_query("strong customer authentication limits").endswith("(SCA)")
@@ -210,16 +218,16 @@ def test_fusion_is_the_published_formula() -> None:
 
 def test_filtered_vector_search_equals_exact_cosine() -> None:
     rng = np.random.default_rng(7)
-    docs = [document(f"d-{i}", "One sentence here.\n\n## Two\n\nAnother one.") for i in range(60)]
+    docs = [document(f"d-{i}", "One here. Two here.\n\n## Two\n\nAnother one. More.") for i in range(60)]
     chunks = [chunk for doc in docs for chunk in chunk_document(doc)]
-    vectors = rng.normal(size=(len(chunks), 32)).astype(np.float32)
+    vectors = rng.normal(size=(2 * len(chunks), 32)).astype(np.float32)
     store = VectorStore()
     store.add(chunks, vectors)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     for _ in range(50):
         keys = {docs[i].key for i in rng.choice(60, size=rng.integers(1, 30), replace=False)}
         query = rng.normal(size=32).astype(np.float32)
-        cosine = unit @ (query / np.linalg.norm(query))
+        cosine = (unit @ (query / np.linalg.norm(query))).reshape(-1, 2).max(axis=1)
         exact = sorted(((float(cosine[i]), c.id) for i, c in enumerate(chunks) if c.doc_key in keys), reverse=True)[:5]
         found = store.search(query, keys, 5)
         assert [name for name, _ in found] == [name for _, name in exact]
@@ -233,13 +241,41 @@ def test_search_finds_the_obvious(index: Index, mode: Any) -> None:
     assert isinstance(result, Retrieval)
     assert result.chunk_ids[0] == "breach-policy@1#01"
     assert [hit.rank for hit in result.hits] == list(range(1, len(result.hits) + 1))
-    assert len(set(result.doc_keys)) == len(result.doc_keys), "one chunk per document by default"
 
 
-def test_several_chunks_of_a_document_can_be_asked_for(index: Index) -> None:
-    index.ranking.per_document = None
-    keys = index.search("breach policy privacy desk", ANALYST, k=3).doc_keys
-    assert keys.count("breach-policy@1") > 1
+@pytest.mark.parametrize(("limit", "expected"), [(1, 1), (2, 2), (None, 3)])
+def test_the_number_of_chunks_of_one_document_is_limited(index: Index, limit: int | None, expected: int) -> None:
+    index.ranking.per_document = limit
+    keys = index.search("breach policy privacy desk", ANALYST, k=9).doc_keys
+    assert keys.count("breach-policy@1") == expected
+
+
+def test_a_keyword_hit_by_chance_does_not_count_in_the_fusion(index: Index) -> None:
+    asked = "In which two months did the gardener prune seven apple trees?"
+    assert index.search(asked, ANALYST, "bm25").doc_keys[0] == "psd2-note@1", "two is all they share"
+    assert all(hit.bm25_rank is None for hit in index.search(asked, ANALYST).hits)
+    exact = index.search("What does Art. 33(1) GDPR say?", ANALYST).hits[0]
+    assert (exact.chunk.id, exact.bm25_rank) == ("breach-policy@1#01", 1)
+
+
+def test_an_exact_article_is_not_drowned_by_its_neighbours() -> None:
+    body = "Art. 33(2) and Art. 33(3) and Art. 33(4) GDPR.\n\n## Next\n\nArt. 33(1) GDPR is about an authority."
+    built = Index.build(corpus((document("articles", body),)), HashedWords())
+    assert built.search("Art. 33(1) GDPR", ANALYST, "bm25").chunk_ids[0] == "articles@1#01"
+    assert built.search("Art. 33 GDPR", ANALYST, "bm25").chunk_ids[0] == "articles@1#00"
+    assert len(built.search("Art. 33(9)", ANALYST, "bm25").hits) == 2, "an unknown paragraph falls back to its article"
+
+
+def test_a_sentence_vector_lies_between_the_sentence_and_its_chunk() -> None:
+    chunks = chunk_document(document("breach-policy", BREACH))
+    model = HashedWords()
+    rows = sentence_vectors(chunks, model)
+    assert rows.shape == (sum(len(chunk.sentences) for chunk in chunks), 256)
+    assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    alone, whole = model.encode([chunks[-1].sentences[-1], chunks[-1].search_text])
+    last = rows[-1]
+    assert min(last @ alone, last @ whole) >= alone @ whole
+    assert last @ alone == pytest.approx(float(last @ whole), abs=1e-5)
 
 
 @pytest.mark.parametrize("query", ["", "   ", "\n"])
@@ -326,15 +362,18 @@ def test_no_chunk_outside_the_decision_for_random_documents_users_and_queries(
 
 def test_the_engines_are_never_asked_for_a_forbidden_document(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[set[str]] = []
+
+    def spy(real: Any) -> Any:
+        return lambda query, keys, *rest: asked.append(set(keys)) or real(query, keys, *rest)
+
     for store in (index.vectors, index.terms):
-        real = store.search
-        monkeypatch.setattr(store, "search", lambda q, keys, n, real=real: asked.append(set(keys)) or real(q, keys, n))
+        monkeypatch.setattr(store, "search", spy(store.search))
     index.search("merger price", ANALYST)
     assert asked == [{"breach-policy@1", "card-limits@1", "psd2-note@1"}] * 2
 
 
 def test_an_engine_that_ignores_its_filter_is_stopped(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index.terms, "search", lambda query, keys, n: [("merger-memo@1#00", 9.0)])
+    monkeypatch.setattr(index.terms, "search", lambda query, keys, *n: [("merger-memo@1#00", 9.0)])
     with pytest.raises(AccessDenied):
         index.search("merger price", ANALYST, "bm25")
 
@@ -424,7 +463,6 @@ def artifacts(tmp_path: Path) -> list[Path]:
 
 def test_deletion_reaches_everything_and_proves_it(index: Index, artifacts: list[Path]) -> None:
     chunk = index.chunks["merger-memo@1#00"]
-    index.embedder.encode([chunk.sentences[0]])
     untouched = artifacts[0].read_bytes().splitlines()[1]
     record = index.delete("merger-memo@1", artifacts=artifacts, reason="request of the owner")
     assert record.complete
