@@ -176,9 +176,7 @@ def parse_document(text: str, path: Path, relative: str | None = None) -> Docume
     if lines[0].rstrip() != "---" or end is None:
         raise fail("The front matter is missing.", f"{path}:1", "Begin the file with fields between two `---` lines.")
     table = yaml_table("\n".join(lines[1:end]), path, first_line=2)
-    reserved = {"body", "path"} & table.values.keys()
-    if reserved:
-        name = min(reserved)
+    for name in sorted({"body", "path"} & table.values.keys()):
         raise fail(f"Field {name!r} is not part of the front matter.", f"{path}:{table.lines[name]}", "Remove it.")
     groups = table.values.get("groups")
     values = {**table.values, "body": "\n".join(lines[end + 1 :]).strip(), "path": relative or path.name}
