@@ -136,12 +136,15 @@ def require(user: User, document: Document, as_of: date) -> None:
         )
 
 
-def allowance(user: User, documents: Iterable[Document], as_of: date) -> Allowance:
-    """Decides every document once. O(documents); a few microseconds each."""
+Rule = Callable[[Any, Any, date], Decision]
+
+
+def allowance(user: User, documents: Iterable[Document], as_of: date, rule: Rule = decide) -> Allowance:
+    """Decides every document once. O(documents); a few microseconds each. rule: another decision, as in the lab."""
     keys: set[str] = set()
     denied: dict[str, int] = {}
     for document in documents:
-        decision = decide(user, document, as_of)
+        decision = rule(user, document, as_of)
         if decision.allowed:
             keys.add(document.key)
         else:
