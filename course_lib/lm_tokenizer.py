@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 PRE_TOKENIZER = "llama-bpe"
-VOCAB_SIZE = 3072
+VOCAB_SIZE = 4096
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 CONTROL = (END_OF_TEXT, TURN_START, TURN_END)
 # Printed by the model and read by the server's tool-call parser, so they are ordinary text to both.

@@ -1,0 +1,42 @@
+"""Which items come when: levels of rising difficulty, each a mixture of the families in ``lm_data`` and ``lm_real``."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from course_lib.lm_data import Item, frame_item, key_item, pool
+from course_lib.lm_frames import Vocabulary
+
+# sources at most, sentences per source at most, share of loose words, of unanswerable, of hostile items, of real text
+_LEVELS = (
+    (2, 1, 0.45, 0.15, 0.0, 0.15),
+    (3, 1, 0.4, 0.2, 0.05, 0.25),
+    (3, 2, 0.25, 0.2, 0.2, 0.4),
+    (4, 3, 0.15, 0.22, 0.25, 0.5),
+)
+LEVELS = len(_LEVELS)
+Sampler = Callable[[random.Random, int, str], Item]
+
+
+def sampler(split: str = "train", *, real: Callable[..., Item] | None = None) -> Sampler:
+    """A function (generator, level, stage) -> item. real: maker of items on corpus text, None for none."""
+    v = Vocabulary.of(split)
+    loose = pool(v)
+
+    def draw(rng: random.Random, level: int, stage: str) -> Item:
+        sources, most, keys, silent, hostile, corpus = _LEVELS[level]
+        count = rng.randint(1 if rng.random() < 0.3 else 2, sources)
+        answerable, roll = rng.random() >= silent, rng.random()
+        if real is not None and roll < corpus:
+            return real(rng, sources=count, most=most, answerable=answerable, hostile=rng.random() < hostile)
+        if roll < corpus + keys * (1 - corpus):
+            return key_item(rng, loose, sources=count, most=most, answerable=answerable)
+        return frame_item(rng, v, sources=count, most=most, answerable=answerable, hostile=rng.random() < hostile)
+
+    return draw
+
+
+def exam_sampler() -> Sampler:
+    """Items of the test split without real text: what the curriculum is judged by while it runs."""
+    return sampler("test")

@@ -1,0 +1,204 @@
+"""Items of the task ``answer``: numbered sources, a question, and the sentence that answers it, or none.
+
+Everything is drawn from seeds. ``train`` and ``test`` share no objects' words, no sentence frame and no question frame.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from course_lib import lm_lexicon as lexicon
+from course_lib.lm_frames import Fact, Vocabulary, filler, invented, make_fact, object_name, title, words
+from course_lib.lm_inject import injection
+from course_lib.prompts import ABSTAIN, SYSTEM, answer_prompt
+
+STOP = set("""a an the of for to in on at by with from as is are was were be been must may can do does did has have had not no and
+or if when what who whom whose which where how why this that these those it its they them their there than then within after
+before about into each every only all any one we you i us our need needs say says""".split())
+
+
+def stems(text: str) -> set[str]:
+    """Content words, lower case, cut to six letters: the keys by which a question and a sentence meet."""
+    found = (w.lower() for w in re.findall(r"[^\W_]+", text))
+    return {w[:6] if len(w) > 6 else w.removesuffix("s") for w in found if w not in STOP}
+
+
+@dataclass
+class Item:
+    """titles, sentences: one entry per source. gold: (source, sentence) from 0, or None. demands: what attackers want.
+
+    keys: stems that mark a word of a source as asked for. family: how the item was made.
+    """
+
+    question: str
+    titles: list[str]
+    sentences: list[list[str]]
+    gold: tuple[int, int] | None
+    keys: set[str] = field(default_factory=set)
+    demands: list[str] = field(default_factory=list)
+    family: str = "frame"
+
+    def sources(self) -> list[str]:
+        return [f"{t}: {' '.join(s)}" if t else " ".join(s) for t, s in zip(self.titles, self.sentences, strict=True)]
+
+    def reply(self) -> str:
+        return ABSTAIN if self.gold is None else f"[{self.gold[0] + 1}] {self.sentences[self.gold[0]][self.gold[1]]}"
+
+    def row(self) -> dict[str, Any]:
+        """The item as the evaluation files keep it."""
+        return {"family": self.family, "question": self.question, "sources": self.sources(), "reply": self.reply(),
+                "demands": self.demands}  # fmt: skip
+
+
+def near_fact(rng: random.Random, v: Vocabulary, fact: Fact, asked: str) -> Fact:
+    """A fact that shares words with ``fact`` and does not answer its question."""
+    roll = rng.random()
+    kinds = [k for k in lexicon.FRAMES if k != fact.kind]
+    if roll < 0.4 and fact.kind not in ("article", "definition", "consequence", "contents", "prohibition"):
+        apart = {"channel", "definition", "contents", "consequence"} | (
+            {"deadline", "retention"} if fact.kind in ("deadline", "retention") else set()) | (
+            {"approval", "responsible"} if fact.kind in ("approval", "responsible") else set()) | (
+            {"threshold", "penalty"} if fact.kind in ("threshold", "penalty") else set()) | (
+            {"condition", "prohibition"} if fact.kind in ("condition", "prohibition") else set())  # fmt: skip
+        kinds = [k for k in kinds if k not in apart and k != "article"] or kinds
+        other = make_fact(rng, v, rng.choice(kinds), (fact.slots["O"], fact.slots["O2"]))
+    else:
+        modifier, _, noun = fact.slots["O"].rpartition(" ")
+        plain, second = object_name(rng, v)
+        mixed = f"{modifier} {plain.split()[-1]}" if roll < 0.65 else f"{plain.split()[0]} {noun}" if roll < 0.8 else plain
+        kind = fact.kind if rng.random() < 0.7 else rng.choice(kinds)
+        other = make_fact(rng, v, kind, (mixed, mixed if mixed != plain else second))
+        if rng.random() < 0.4 and fact.kind != "article":
+            frame_slots = {"A": fact.slots["A"], "T": fact.slots["T"], "R": fact.slots["R"]}
+            for name, text in frame_slots.items():
+                other.sentence = other.sentence.replace(other.slots[name], text)
+    return other if other.sentence != fact.sentence and fact.topic != other.topic or other.kind != fact.kind else make_fact(
+        rng, v)
+
+
+def frame_item(rng: random.Random, v: Vocabulary, *, sources: int, most: int, answerable: bool, hostile: bool) -> Item:
+    """An item of frames: 1 to ``most`` sentences a source; distractors share objects, actors or values with the answer."""
+    fact = make_fact(rng, v)
+    question = fact.question(rng, v.split)
+    groups: list[list[Fact]] = []
+    for _ in range(sources):
+        count = rng.randint(1, most)
+        groups.append([near_fact(rng, v, fact, question) if rng.random() < 0.6 else make_fact(rng, v) for _ in range(count)])
+    gold = (rng.randrange(sources), 0)
+    if answerable:
+        place = rng.randrange(len(groups[gold[0]]))
+        groups[gold[0]][place] = fact
+        gold = (gold[0], place)
+    item = Item(question, [title(rng, g) for g in groups], [[f.sentence for f in g] for g in groups],
+                gold if answerable else None, _asked(fact, question))
+    if rng.random() < 0.15:
+        item.titles = [""] * sources
+    _pad(rng, v, item, most)
+    if hostile:
+        _poison(rng, v.split, item, fact.topic)
+    return item
+
+
+def _asked(fact: Fact, question: str) -> set[str]:
+    """Stems of the question and, where it uses other words, of the words that the document uses."""
+    keys = stems(question)
+    for said, meant in (("O2", "O"), ("vp2", "vp")):
+        if fact.slots[said].lower() in question.lower():
+            keys |= stems(fact.slots[meant])
+    return keys
+
+
+def _insert(item: Item, source: int, place: int, sentence: str) -> None:
+    item.sentences[source].insert(place, sentence)
+    if item.gold is not None and item.gold[0] == source and item.gold[1] >= place:
+        item.gold = (source, item.gold[1] + 1)
+
+
+def _pad(rng: random.Random, v: Vocabulary, item: Item, most: int) -> None:
+    for source, group in enumerate(item.sentences):
+        if len(group) < most and rng.random() < 0.2:
+            _insert(item, source, rng.randint(0, len(group)), filler(rng, v))
+
+
+def _poison(rng: random.Random, split: str, item: Item, topic: str) -> None:
+    """Put one or two hostile sentences into the sources, often beside the answer."""
+    item.family += "+hostile"
+    for _ in range(1 if rng.random() < 0.75 else 2):
+        beside = item.gold is not None and rng.random() < 0.5
+        source = item.gold[0] if beside and item.gold else rng.randrange(len(item.sentences))
+        text, wanted = injection(rng, split, topic, len(item.sentences))
+        item.demands.append(wanted)
+        if rng.random() < 0.12:
+            item.titles[source] = text.rstrip(".")
+        else:
+            _insert(item, source, rng.randint(0, len(item.sentences[source])), text)
+
+
+_GLUE = "the of for in a to with and on by under after".split()
+_KEY_FRAMES = ("What about {k}?", "What is said about {k}?", "Which sentence names {k}?", "{k}?", "Who or what has {k}?",
+               "Find {k}.", "How does {k} work?", "When is {k}?", "What holds for {k}?", "Tell me about {k}.")  # fmt: skip
+
+
+def pool(v: Vocabulary) -> list[str]:
+    """Content words of the lexicon, for items of loose words."""
+    entries = [m.partition("=")[0] for m in v.modifiers + v.nouns] + [verb[2] for verb in v.verbs]
+    text = " ".join(v.actors + v.roles + [lexicon.TRIGGERS, lexicon.CHANNELS, lexicon.NEEDS])
+    return sorted({w for e in [*entries, *re.findall(r"[^\W_]+", text)] for w in e.split() if w not in STOP})
+
+
+def key_item(rng: random.Random, vocabulary: Sequence[str], *, sources: int, most: int, answerable: bool) -> Item:
+    """Loose words: the answer is the sentence that holds all asked words; others hold some of them, never all."""
+    def word() -> str:
+        return invented(rng) if rng.random() < 0.25 else str(rng.randint(1, 200)) if rng.random() < 0.06 else (
+            rng.choice(vocabulary))  # fmt: skip
+
+    keys = list({word() for _ in range(rng.choice((1, 2, 2, 3, 3, 4)))})
+    groups = []
+    for _ in range(sources):
+        group = []
+        for _ in range(rng.randint(1, most)):
+            shared = rng.sample(keys, rng.randint(0, len(keys) - 1)) if rng.random() < 0.6 else []
+            group.append(_loose(rng, [word() for _ in range(rng.randint(2, 6))] + shared))
+        groups.append(group)
+    source = rng.randrange(sources)
+    place = rng.randrange(len(groups[source]))
+    if answerable:
+        groups[source][place] = _loose(rng, keys + [word() for _ in range(rng.randint(1, 5))])
+    asked = keys[:]
+    rng.shuffle(asked)
+    text = " ".join(asked) if rng.random() < 0.6 else f" {rng.choice(_GLUE)} ".join(asked)
+    titles = [f"{word()} {word()}".capitalize() if rng.random() < 0.6 else "" for _ in groups]
+    question = rng.choice(_KEY_FRAMES).format(k=text)
+    return Item(question, titles, groups, (source, place) if answerable else None, stems(text), [], "keys")
+
+
+def _loose(rng: random.Random, content: list[str]) -> str:
+    rng.shuffle(content)
+    out: list[str] = []
+    for text in content:
+        if rng.random() < 0.4:
+            out.append(rng.choice(_GLUE))
+        out.append(text)
+    line = " ".join(out)
+    return line[0].upper() + line[1:] + "."
+
+
+def prompt_texts(item: Item) -> tuple[str, str, str]:
+    """System text, user text and reply of an item."""
+    return SYSTEM["answer"], answer_prompt(item.question, item.sources()), item.reply()
+
+
+def plain_texts(count: int, seed: int) -> Iterator[str]:
+    """Text for the tokenizer: prompts and replies of ``count`` items."""
+    rng, v = random.Random(seed), Vocabulary.of("train")
+    for _ in range(count):
+        item = frame_item(rng, v, sources=rng.randint(1, 4), most=3, answerable=True, hostile=rng.random() < 0.2)
+        yield "\n".join([item.question, *item.sources()])
+    for entry in (lexicon.ACTORS, lexicon.ROLES, lexicon.NOUNS, lexicon.MODIFIERS, lexicon.CHANNELS, lexicon.NEEDS):
+        yield "\n".join(words(entry))
+    yield "\n".join([*SYSTEM.values(), ABSTAIN, "Question: ", "\n\n[1] ", "\n[2] ", "\n[3] ", "\n[4] "] * 30)
+    yield "system\nuser\nassistant\nAnswer: " * 50 + " ".join(str(n) for n in range(130)) * 20

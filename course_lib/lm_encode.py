@@ -1,0 +1,115 @@
+"""Items to tensors: token ids, the labels of the reply, and labels inside the prompt that teach where to look.
+
+The labels inside the prompt train small probes on inner layers; the probes are thrown away. They say, for each word of a
+source, whether the question asks for it; for each sentence end, whether the sentence answers and how it begins.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from course_lib.lm_data import STOP, Item, prompt_texts, stems
+from course_lib.lm_tokenizer import TURN_END, TURN_START
+
+IGNORE = -100
+
+
+@dataclass
+class Example:
+    """ids: prompt and reply. reply_at: index of the first reply token. The three lists hold (position, label)."""
+
+    ids: list[int]
+    reply_at: int
+    asked: list[tuple[int, int]]
+    answers: list[tuple[int, int]]
+    begins: list[tuple[int, int]]
+    spread: list[int]
+
+
+def chat_text(system: str, user: str) -> str:
+    """The prompt as the chat template renders it, up to the assistant's turn."""
+    return (f"{TURN_START}system\n{system}{TURN_END}\n" if system else "") + (
+        f"{TURN_START}user\n{user}{TURN_END}\n{TURN_START}assistant\n")
+
+
+def plain_text(user: str) -> str:
+    """The prompt without turns, as the base model reads it."""
+    return f"{user}\nAnswer: "
+
+
+def encode(tokenizer: Any, item: Item, *, chat: bool = True, rng: random.Random | None = None) -> Example:
+    """Ids and labels of one item; ``spread`` are prompt positions on which next-token prediction is trained too."""
+    system, user, reply = prompt_texts(item)
+    head = chat_text(system, "\0").partition("\0")[0] if chat else ""
+    prompt = chat_text(system, user) if chat else plain_text(user)
+    if not chat:
+        prompt, reply = prompt[:-1], " " + reply
+    coded = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
+    ids, offsets = list(coded["input_ids"]), coded["offset_mapping"]
+    reply_at = len(ids)
+    ids += tokenizer(reply + TURN_END, add_special_tokens=False)["input_ids"]
+    start = [index for index, _ in offsets]
+    asked, answers, begins = [], [], []
+    cursor = len(head) + len(f"Question: {item.question}\n\n")
+    token = 0
+    for number, text in enumerate(item.sources()):
+        text = " ".join(text.split())
+        cursor = prompt.index(text, cursor)
+        asked += _asked_words(prompt, offsets, cursor, cursor + len(text), item.keys, start)
+        place = cursor + (len(item.titles[number]) + 1 if item.titles[number] else 0)
+        for index, sentence in enumerate(item.sentences[number]):
+            place = prompt.index(sentence, place)
+            first = _token_at(offsets, place, token)
+            last = token = _token_at(offsets, place + len(sentence) - 1, first)
+            answers.append((last, int(item.gold == (number, index))))
+            begins.append((last, ids[first]))
+            place += len(sentence)
+        cursor += len(text)
+    spread = sorted(rng.sample(range(1, reply_at), min(reply_at - 1, 24))) if rng else []
+    return Example(ids, reply_at, asked, answers, begins, spread)
+
+
+def _token_at(offsets: list[tuple[int, int]], char: int, hint: int) -> int:
+    """Index of the token that covers a character, at or after ``hint``."""
+    index = hint
+    while offsets[index][1] <= char:
+        index += 1
+    return index
+
+
+def _asked_words(prompt: str, offsets: Any, begin: int, end: int, keys: set[str], start: list[int]) -> list[tuple[int, int]]:
+    """(position, 1 or 0) for the last token of each content word between two characters."""
+    import bisect
+    import re
+
+    found = []
+    for match in re.finditer(r"[^\W_]+", prompt[begin:end]):
+        word = match[0].lower()
+        if word in STOP:
+            continue
+        index = bisect.bisect_right(start, begin + match.end() - 1) - 1
+        found.append((index, int(bool(stems(word) & keys))))
+    return found
+
+
+def collate(examples: list[Example], pad: int) -> dict[str, Any]:
+    """Right-padded ids and flat lists of labelled positions; position p predicts the label at p (already shifted)."""
+    import torch
+
+    longest = max(len(e.ids) for e in examples)
+    longest += -longest % 8
+    ids = torch.full((len(examples), longest), pad)
+    flat: dict[str, list[tuple[int, int]]] = {name: [] for name in ("reply", "asked", "answers", "begins", "spread")}
+    first = []
+    for row, e in enumerate(examples):
+        ids[row, : len(e.ids)] = torch.tensor(e.ids)
+        base = row * longest
+        flat["reply"] += [(base + p - 1, e.ids[p]) for p in range(e.reply_at, len(e.ids))]
+        first += [float(p - e.reply_at) for p in range(e.reply_at, len(e.ids))]
+        flat["spread"] += [(base + p - 1, e.ids[p]) for p in e.spread]
+        for name in ("asked", "answers", "begins"):
+            flat[name] += [(base + p, label) for p, label in getattr(e, name)]
+    out: dict[str, Any] = {name: torch.tensor(pairs).reshape(-1, 2).T for name, pairs in flat.items()}
+    return {"ids": ids, "depth": torch.tensor(first), **out}

@@ -1,0 +1,179 @@
+"""Facts in words: slots drawn from the lexicon, sentences and questions made from frames, all from one seeded generator."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from dataclasses import dataclass, field
+
+from course_lib import lm_lexicon as lexicon
+
+HELD_OUT_SHARE = 6  # one word in six, and the last sentence and question frame of each kind, are for the test alone
+
+
+def words(text: str) -> list[str]:
+    """The entries of a ``|`` list; line breaks inside an entry become spaces."""
+    return [" ".join(entry.split()) for entry in text.split("|") if entry.strip()]
+
+
+def held_out(text: str) -> bool:
+    """Whether a word belongs to the test half of the lexicon; the same on every machine."""
+    return zlib.crc32(text.encode()) % HELD_OUT_SHARE == 0
+
+
+def part(entries: list[str], split: str) -> list[str]:
+    """The entries of one split; ``train`` never sees what ``test`` is made of."""
+    chosen = [entry for entry in entries if held_out(entry) == (split == "test")]
+    return chosen if len(chosen) >= 2 else entries
+
+
+@dataclass
+class Vocabulary:
+    """What one split may say. Lists of entries; verbs are (base, third person, participle, other words)."""
+
+    split: str
+    actors: list[str] = field(default_factory=list)
+    roles: list[str] = field(default_factory=list)
+    verbs: list[tuple[str, str, str, list[str]]] = field(default_factory=list)
+    modifiers: list[str] = field(default_factory=list)
+    nouns: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, split: str) -> Vocabulary:
+        """The vocabulary of ``train`` or ``test``."""
+        rows = [line.split("|") for line in lexicon.VERBS.splitlines()]
+        kept = {row[0] for row in rows if held_out(row[0]) == (split == "test")}
+        verbs = [(r[0], r[1], r[2], r[3].split(",")) for r in rows if r[0] in kept]
+        lists = (part(words(text), split) for text in (lexicon.ACTORS, lexicon.ROLES, lexicon.MODIFIERS, lexicon.NOUNS))
+        actors, roles, modifiers, nouns = lists
+        return cls(split, actors, roles, verbs, modifiers, nouns)
+
+
+_ONSETS = "b c d f g h k l m n p r s t v z br cl dr fl gr kr pl pr sk st tr vr th sh".split()
+_VOWELS = "a e i o u a e i o ai ea io ou".split()
+_CODAS = "n r l s t x m k th nd rn st v ck nt".split() + [""] * 8
+
+
+def invented(rng: random.Random, syllables: int = 0) -> str:
+    """A word that stands in no dictionary, lower case."""
+    count = syllables or rng.choice((2, 2, 3))
+    return "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(count))
+
+
+_UNITS = ("minutes", "hours", "working days", "days", "weeks", "months", "years", "calendar days", "business days")
+_SPELT = "two three four five six seven eight nine ten twelve".split()
+
+
+def span(rng: random.Random) -> str:
+    """A time span such as ``72 hours`` or ``three months``."""
+    number = rng.choice(_SPELT) if rng.random() < 0.35 else str(rng.choice((rng.randint(2, 99), rng.randint(2, 400))))
+    return "one " + rng.choice(("month", "year", "day", "week", "hour")) if rng.random() < 0.08 else (
+        f"{number} {rng.choice(_UNITS)}")
+
+
+def amount(rng: random.Random) -> str:
+    """Money, a share, or a count."""
+    roll = rng.random()
+    if roll < 0.5:
+        value = rng.choice((rng.randint(1, 99) * 10, rng.randint(1, 99) * 1000, rng.randint(5, 999)))
+        return f"{rng.choice(('EUR', 'EUR', 'EUR', 'USD', 'CHF'))} {value:,}".replace(",", rng.choice((",", " ")))
+    if roll < 0.7:
+        return f"EUR {rng.randint(1, 90)} million"
+    return f"{rng.randint(1, 99)} %" if roll < 0.9 else f"{rng.randint(2, 500)} items"
+
+
+def _other_word(rng: random.Random, entry: str, chance: float) -> tuple[str, str]:
+    """An entry ``word=other`` as it stands in a sentence and as a question says it."""
+    plain, _, other = entry.partition("=")
+    return plain, other if other and rng.random() < chance else plain
+
+
+@dataclass
+class Fact:
+    """One fact of one kind: its slots, and the sentence that says it. topic is the object's name."""
+
+    kind: str
+    slots: dict[str, str]
+    sentence: str
+    topic: str
+
+    def question(self, rng: random.Random, split: str) -> str:
+        """A question that this fact answers. A question about its article or term names only that."""
+        frames = words(lexicon.FRAMES[self.kind][1])
+        usable = [f for f in frames[:-1] or frames if all(s in self.slots for s in _slots(f))]
+        if split == "test":
+            usable = frames[-1:]
+        if self.kind in ("article", "definition"):
+            usable = [f for f in usable if set(_slots(f)) <= self.mentioned()] or usable
+        else:
+            usable = [f for f in usable if set(_slots(f)) - {"O2", "vp2", "v"} <= self.mentioned()] or usable
+        text = rng.choice(usable).format_map(self.slots)
+        return text if rng.random() > 0.1 else text[0].lower() + text[1:]
+
+    def mentioned(self) -> set[str]:
+        """Slots whose text stands in the sentence, with those a question may vary."""
+        low = self.sentence.lower()
+        return {name for name, text in self.slots.items() if text.lower() in low} | {"O2"}
+
+
+def _slots(frame: str) -> list[str]:
+    return [piece.split("}")[0] for piece in frame.split("{")[1:]]
+
+
+def object_name(rng: random.Random, v: Vocabulary) -> tuple[str, str]:
+    """A plural noun phrase, and the same in a question's words."""
+    nouns = [_other_word(rng, rng.choice(v.nouns), 0.35)]
+    modifiers = [_other_word(rng, m, 0.35) for m in rng.sample(v.modifiers, 2 if rng.random() < 0.2 else 1)]
+    if rng.random() < 0.22:
+        word = invented(rng)
+        modifiers = [(word, word)] if rng.random() < 0.6 else [*modifiers[:1], (word, word)]
+    pairs = modifiers + nouns
+    return " ".join(p[0] for p in pairs), " ".join(p[1] for p in pairs)
+
+
+def make_fact(rng: random.Random, v: Vocabulary, kind: str = "", topic: tuple[str, str] | None = None) -> Fact:
+    """A fact of ``kind`` (any when empty) about ``topic`` (a new one when None)."""
+    kind = kind or rng.choice(list(lexicon.FRAMES))
+    verb, second = rng.choice(v.verbs), rng.choice(v.verbs)
+    plain, asked = topic or object_name(rng, v)
+    regime = rng.choice(words(lexicon.REGIMES))
+    if rng.random() < 0.6:
+        regime = f"the {invented(rng).capitalize()} {rng.choice(words(lexicon.INVENTED_KINDS))}"
+    number = str(rng.randint(1, 120)) + (f"({rng.randint(1, 7)})" if rng.random() < 0.35 else "")
+    slots = {
+        "A": rng.choice(v.actors), "R": rng.choice(v.roles), "O": plain, "O2": asked, "v": verb[0], "vs": verb[1],
+        "vp": verb[2], "vp2": rng.choice(verb[3]) if rng.random() < 0.45 else verb[2], "v2": second[0],
+        "T": span(rng), "G": rng.choice(words(lexicon.TRIGGERS)), "C": rng.choice(words(lexicon.CHANNELS)),
+        "M": amount(rng), "N": rng.choice(words(lexicon.NEEDS)), "P": rng.choice(words(lexicon.PERIODS)),
+        "Z": regime, "n": number, "X": invented(rng, 2).capitalize(), "d": rng.choice(words(lexicon.DOCUMENT_KINDS)),
+    }  # fmt: skip
+    frames = words(lexicon.FRAMES[kind][0])
+    frame = frames[-1] if v.split == "test" else rng.choice(frames[:-1])
+    sentence = frame.format_map(slots)
+    if kind == "article" and rng.random() < 0.5:
+        for name in ("sentence",):
+            sentence = sentence.replace("Article ", "Art. ")
+            slots[name] = sentence
+    return Fact(kind, slots, sentence[0].upper() + sentence[1:], plain)
+
+
+def filler(rng: random.Random, v: Vocabulary) -> str:
+    """A sentence that answers nothing that is asked."""
+    slots = {"d": rng.choice(words(lexicon.DOCUMENT_KINDS)), "R": rng.choice(v.roles)}
+    return rng.choice(words(lexicon.FILLER)).format_map(slots)
+
+
+def title(rng: random.Random, facts: list[Fact]) -> str:
+    """A document title that fits its facts more or less, as real titles do."""
+    fact, roll = rng.choice(facts), rng.random()
+    kind = rng.choice(words(lexicon.DOCUMENT_KINDS))
+    owner = rng.choice(("Meridian Pay", "Halden Bank", invented(rng).capitalize() + " Bank", "Group"))
+    if roll < 0.35:
+        text = f"{fact.topic} {kind}"
+    elif roll < 0.55:
+        text = f"{owner} {fact.topic} {kind}"
+    elif roll < 0.75:
+        text = f"{fact.slots['Z'].removeprefix('the ')} {kind} on {fact.topic}"
+    else:
+        text = f"{owner} {invented(rng)} {kind}"
+    return text[0].upper() + text[1:]

@@ -1,0 +1,182 @@
+"""The network of course-lm: a plain Llama, started with circuits that small models are slow to find by themselves.
+
+The start is hand-made, and training is free to change all of it. (1) All embeddings share one direction, so that heads of
+layer 0 can look back 1, 2 or 3 tokens by rotary position alone. (2) Head 3 of layer 0 marks every token after the first
+``[``: it belongs to the sources, not to the question. (3) Head 0 of layer 1 compares the current token with what stood
+before each earlier token and copies what followed: an induction head. (4) Heads 1 and 3 of layer 1 look for the current
+token among those before the first ``[``: is this word asked for? (5) Half of the heads of the last two layers compare
+like with like (query weights equal key weights).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+WIDTH, LAYERS, HEADS, FEED_FORWARD, CONTEXT, THETA = 256, 6, 4, 512, 2048, 1e6
+
+
+def config(tokenizer: Any, *, width: int = WIDTH, layers: int = LAYERS, heads: int = HEADS, inner: int = FEED_FORWARD) -> Any:
+    """A ``LlamaConfig`` for this tokenizer; input and output embeddings are tied."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=CONTEXT, rms_norm_eps=1e-5,
+        tie_word_embeddings=True, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id, rope_parameters={"rope_type": "default", "rope_theta": THETA},
+        attn_implementation="sdpa",
+    )  # fmt: skip
+
+
+def new_model(tokenizer: Any, *, seed: int = 0, circuits: bool = True, **shape: int) -> Any:
+    """An untrained model in float32; ``circuits=False`` leaves the start to chance."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(config(tokenizer, **shape))
+    with torch.no_grad():
+        _spread(model)
+        if circuits:
+            _wire(model, tokenizer)
+    return model
+
+
+def _spread(model: Any) -> None:
+    """Weights at the scale that a narrow model needs; layers write softly into the residual stream at first."""
+    width = model.config.hidden_size
+    model.model.embed_tokens.weight.normal_(0.0, 0.04)
+    for number, layer in enumerate(model.model.layers):
+        for part in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj,
+                     layer.mlp.gate_proj, layer.mlp.up_proj):  # fmt: skip
+            part.weight.normal_(0.0, 1.0 / math.sqrt(width))
+        layer.self_attn.o_proj.weight.normal_(0.0, 0.004 if number else 0.0015)
+        layer.mlp.down_proj.weight.normal_(0.0, 0.004 if number else 0.0015)
+
+
+def _directions(model: Any, counts: dict[str, int]) -> dict[str, Any]:
+    """Orthonormal rows under names: directions of the residual stream that do not disturb one another."""
+    import torch
+
+    width = model.config.hidden_size
+    rows = torch.linalg.qr(torch.randn(width, min(width, sum(counts.values()))))[0].T
+    return dict(zip(counts, rows.split(list(counts.values())), strict=True))
+
+
+def _head(model: Any, index: int) -> slice:
+    size = model.config.hidden_size // model.config.num_attention_heads
+    return slice(index * size, (index + 1) * size)
+
+
+def _wire(model: Any, tokenizer: Any) -> None:
+    """All circuits of the start. Needs four heads of at least 32 and two layers; smaller shapes start by chance."""
+    c = model.config
+    size = c.hidden_size // c.num_attention_heads
+    if c.num_attention_heads < 4 or size < 32 or c.num_hidden_layers < 3:
+        return
+    named = _directions(model, {"shared": 1, "inside": 1, "asked": 1, "before": size})
+    embedding = model.model.embed_tokens.weight
+    embedding -= (embedding @ named["shared"].T) @ named["shared"]
+    embedding *= 0.04 * math.sqrt(c.hidden_size) / embedding.norm(dim=-1, keepdim=True)
+    embedding += named["shared"] * 0.04 * math.sqrt(c.hidden_size)
+    _look_back(model, named["shared"][0], size)
+    _mark_sources(model, named, tokenizer, size)
+    _induction(model, named, size)
+    for index in (1, 3):
+        _find_asked(model, named, tokenizer, index, size)
+    for layer in model.model.layers[-2:]:
+        for index in range(0, c.num_attention_heads, 2):
+            same = 0.8 * _directions(model, {"same": size})["same"]
+            layer.self_attn.q_proj.weight[_head(model, index)] = same
+            layer.self_attn.k_proj.weight[_head(model, index)] = same
+
+
+def _token(model: Any, tokenizer: Any, text: str, named: dict[str, Any]) -> Any:
+    """Unit vector of what is special in the embedding of a token, without the shared direction."""
+    row = model.model.embed_tokens.weight[tokenizer.encode(text, add_special_tokens=False)[0]].clone()
+    row -= (row @ named["shared"][0]) * named["shared"][0]
+    return row / row.norm()
+
+
+def _look_back(model: Any, shared: Any, size: int) -> None:
+    """Heads 0, 1, 2 of layer 0 attend 1, 2, 3 tokens back, whatever the tokens are."""
+    import torch
+
+    theta = THETA ** (-torch.arange(0, size, 2) / size)
+    fast = (theta > 0.05).float()  # the slow dimensions cannot tell one token from the next
+    attention = model.model.layers[0].self_attn
+    for back in (1, 2, 3):
+        query = torch.cat([fast * torch.cos(back * theta), -fast * torch.sin(back * theta)])
+        key = torch.cat([fast, torch.zeros(size // 2)])
+        rows = _head(model, back - 1)
+        attention.q_proj.weight[rows] = 0.85 * query[:, None] * shared
+        attention.k_proj.weight[rows] = 0.85 * key[:, None] * shared
+
+
+def _mark_sources(model: Any, named: dict[str, Any], tokenizer: Any, size: int) -> None:
+    """Head 3 of layer 0: every token looks for an earlier ``[`` and writes ``inside`` when there is one."""
+    attention, rows = model.model.layers[0].self_attn, _head(model, 3)
+    bracket = _token(model, tokenizer, "[", named)
+    slow = rows.start + size // 2 - 1
+    for part in (attention.q_proj, attention.k_proj, attention.v_proj):
+        part.weight[rows] *= 0.2
+    attention.q_proj.weight[slow] = 0.8 * named["shared"][0]
+    attention.k_proj.weight[slow] = 0.8 * bracket
+    attention.v_proj.weight[rows.start] = bracket
+    attention.o_proj.weight[:, rows.start] = 0.05 * named["inside"][0]
+
+
+def _slow_dims(rows: slice, size: int) -> Any:
+    """Dimensions of a head that turn so slowly that tokens 250 apart still compare; the slowest pair is left out."""
+    import torch
+
+    half = size // 2
+    slow = [i for i in range(half - 1) if THETA ** (-2 * i / size) < 1 / 250]
+    return torch.tensor([rows.start + d for i in slow for d in (i, i + half)])
+
+
+def _fresh(model: Any, count: int, named: dict[str, Any]) -> Any:
+    """``count`` orthonormal directions away from all that ``named`` holds."""
+    import torch
+
+    busy = torch.cat(list(named.values()))
+    rows = torch.randn(count, model.config.hidden_size)
+    rows -= (rows @ busy.T) @ busy
+    return torch.linalg.qr(rows.T)[0].T
+
+
+def _induction(model: Any, named: dict[str, Any], size: int) -> None:
+    """Head 0 of layer 1 finds the place after an earlier copy of the current token and repeats what stands there."""
+    rows = _head(model, 0)
+    dims = _slow_dims(rows, size)
+    compare, copy = _fresh(model, len(dims), named), _fresh(model, size, named)
+    first, second = model.model.layers[0].self_attn, model.model.layers[1].self_attn
+    first.v_proj.weight[rows] *= 0.1
+    first.v_proj.weight[rows][: len(dims)] = compare
+    first.o_proj.weight[:, rows] *= 0.1
+    first.o_proj.weight[:, rows][:, : len(dims)] = 0.12 * named["before"][: len(dims)].T
+    second.q_proj.weight[rows] *= 0.1
+    second.k_proj.weight[rows] *= 0.1
+    second.q_proj.weight[dims] = 1.6 * compare
+    second.k_proj.weight[dims] = 2.4 * named["before"][: len(dims)]
+    second.v_proj.weight[rows] = copy
+    second.o_proj.weight[:, rows] = 0.45 * copy.T
+
+
+def _find_asked(model: Any, named: dict[str, Any], tokenizer: Any, index: int, size: int) -> None:
+    """A head of layer 1 that writes ``asked`` where the current token also stands in the question.
+
+    It compares tokens in the slow rotary dimensions, keeps away from the sources, and rests on ``Question`` otherwise.
+    """
+    attention, rows = model.model.layers[1].self_attn, _head(model, index)
+    dims = _slow_dims(rows, size)
+    compare = _fresh(model, len(dims), named)
+    question, last = _token(model, tokenizer, "Question", named), rows.start + size // 2 - 1
+    for part in (attention.q_proj, attention.k_proj, attention.v_proj):
+        part.weight[rows] *= 0.1
+    attention.q_proj.weight[dims] = attention.k_proj.weight[dims] = 3.0 * compare
+    attention.q_proj.weight[last] = named["shared"][0]
+    attention.k_proj.weight[last] = 1.0 * question - 3.0 * named["inside"][0]
+    attention.v_proj.weight[rows.start] = named["shared"][0] - question - 1.3 * named["inside"][0]
+    attention.o_proj.weight[:, rows.start] = 0.06 * named["asked"][0]

@@ -1,0 +1,260 @@
+"""Training of course-lm: a curriculum of generated items, labels inside the prompt, checkpoints that resume the same curve.
+
+An own loop, because the labels differ from the input and sit on inner layers; TRL's trainers have no place for them.
+Stages: ``pretrain`` reads plain documents (the base model), ``sft`` reads chat turns (the instruct model).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from course_lib.errors import UsageError
+from course_lib.lm_data import Item
+from course_lib.lm_encode import Example, collate, encode
+
+LOSS_WEIGHTS = {"reply": 1.0, "asked": 0.6, "answers": 0.3, "chosen": 0.6, "begins": 0.2, "spread": 0.15}
+# Inner layers that the probes read: words asked for, sentences that answer (a first guess), the same once refined.
+FLAG_LAYER, SENTENCE_LAYER, CHOICE_LAYER = 2, 3, 4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one stage runs. batch_tokens: padded tokens per step; level: where the curriculum starts; steps: all of them."""
+
+    stage: str = "pretrain"
+    steps: int = 2000
+    batch_tokens: int = 6000
+    lr: float = 1.5e-3
+    warmup: int = 60
+    decay: float = 0.25
+    level: int = 0
+    plain_share: float = 0.0
+    seed: int = 1
+    eval_every: int = 100
+    pass_mark: float = 0.85
+
+
+def train(stage: str, out_dir: Path | str, *, device: str = "auto", start: Path | str | None = None,
+          tokenizer: Any = None, sampler: Callable[[random.Random, int, str], Item] | None = None,
+          real: Callable[..., Item] | None = None,
+          report: Callable[[dict[str, Any]], None] | None = None, shape: dict[str, int] | None = None,
+          **settings: Any) -> Path:  # fmt: skip
+    """Train one stage into ``out_dir`` (safetensors, tokenizer, ``state.pt``, ``log.jsonl``); returns that folder.
+
+    start: a checkpoint folder to begin from. When ``out_dir`` holds ``state.pt`` the run resumes there. settings: fields
+    of ``Plan``. report: called with each log record. Raises UsageError for an unknown stage.
+    """
+    import torch
+
+    if stage not in ("pretrain", "sft"):
+        raise UsageError(f"unknown stage {stage!r}", fix="use pretrain or sft")
+    plan, out = Plan(stage=stage, **settings), Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    run = _Run(plan, out, place, start, tokenizer, sampler or _default_sampler(real), report, shape or {})
+    run.resume()
+    while run.step < plan.steps:
+        run.advance()
+    run.save(final=True)
+    return out
+
+
+def _default_sampler(real: Callable[..., Item] | None) -> Callable[[random.Random, int, str], Item]:
+    from course_lib import lm_curriculum
+
+    return lm_curriculum.sampler("train", real=real)
+
+
+class _Run:
+    """One stage in progress: model, probes, optimiser, curriculum level and the two random streams."""
+
+    def __init__(self, plan: Plan, out: Path, device: str, start: Path | str | None, tokenizer: Any, sampler: Any,
+                 report: Any, shape: dict[str, int]) -> None:  # fmt: skip
+        import torch
+
+        from course_lib import lm_curriculum, lm_model, lm_tokenizer
+
+        torch.manual_seed(plan.seed)
+        self.plan, self.out, self.device, self.report = plan, out, device, report
+        source = out if (out / "state.pt").exists() else start
+        self.tokenizer = lm_tokenizer.load(source) if source else tokenizer
+        if source:
+            from transformers import LlamaForCausalLM
+
+            self.model = LlamaForCausalLM.from_pretrained(str(source), dtype=torch.float32)
+        else:
+            self.model = lm_model.new_model(self.tokenizer, seed=plan.seed, **shape)
+        self.model.to(device)
+        width = self.model.config.hidden_size
+        self.probes = torch.nn.ModuleDict({
+            "asked": torch.nn.Linear(width, 2), "answers": torch.nn.Linear(width, 2),
+            "chosen": torch.nn.Linear(width, 2),
+            "begins": torch.nn.Linear(width, width, bias=False),
+        }).to(device)  # fmt: skip
+        if start and (Path(start) / "probes.pt").exists():
+            self.probes.load_state_dict(torch.load(Path(start) / "probes.pt", weights_only=True))
+        self.parameters = [*self.model.parameters(), *self.probes.parameters()]
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=plan.lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
+        self.sampler, self.exam = sampler, lm_curriculum.exam_sampler()
+        self.rng = random.Random(plan.seed)
+        self.step, self.level, self.tokens, self.seconds = 0, plan.level, 0, 0.0
+        self.queue: list[list[Example]] = []
+        self.sums: dict[str, float] = {}
+
+    def resume(self) -> None:
+        """Continue from ``state.pt`` when it is there."""
+        import torch
+
+        path = self.out / "state.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, weights_only=False)
+        self.model.load_state_dict(state["model"])
+        self.probes.load_state_dict(state["probes"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.rng.setstate(state["rng"])
+        self.queue = state["queue"]
+        self.step, self.level, self.tokens, self.seconds = state["progress"]
+
+    def save(self, *, final: bool = False) -> None:
+        """Write the model for use and, beside it, all that a resumed run needs."""
+        import copy
+
+        import torch
+
+        state = {"model": self.model.state_dict(), "probes": self.probes.state_dict(), "queue": self.queue,
+                 "optimiser": self.optimiser.state_dict(), "rng": self.rng.getstate(),
+                 "progress": (self.step, self.level, self.tokens, self.seconds)}  # fmt: skip
+        temporary = self.out / "state.tmp"
+        torch.save(state, temporary)
+        temporary.replace(self.out / "state.pt")
+        torch.save(self.probes.state_dict(), self.out / "probes.pt")
+        copy.deepcopy(self.model).to(torch.bfloat16).save_pretrained(str(self.out))
+        self.tokenizer.save_pretrained(str(self.out))
+        (self.out / "plan.json").write_text(json.dumps(asdict(self.plan), indent=1) + "\n", encoding="utf-8")
+
+    def _batch(self) -> list[Example]:
+        """The next batch; items of like length share one, so that little is padding."""
+        if not self.queue:
+            share, pool = self.plan.plain_share if self.plan.stage == "sft" else 1.0, []
+            for _ in range(512):
+                item = self.sampler(self.rng, self.level, self.plan.stage)
+                pool.append(encode(self.tokenizer, item, chat=self.rng.random() >= share, rng=self.rng))
+            pool.sort(key=lambda e: len(e.ids))
+            batch: list[Example] = []
+            for example in pool:
+                if batch and (len(batch) + 1) * len(example.ids) > self.plan.batch_tokens:
+                    self.queue.append(batch)
+                    batch = []
+                batch.append(example)
+            self.queue.append(batch)
+            self.rng.shuffle(self.queue)
+        return self.queue.pop()
+
+    def _rate(self) -> float:
+        """Learning rate of this step: warm-up, flat, then down to a twentieth over the last ``decay`` of the steps."""
+        p = self.plan
+        rise = min(1.0, (self.step + 1) / max(1, p.warmup))
+        left = (p.steps - self.step) / max(1.0, p.steps * p.decay)
+        fall = 0.05 + 0.95 * 0.5 * (1 - math.cos(math.pi * left)) if left < 1 else 1.0
+        return p.lr * rise * fall
+
+    def advance(self) -> None:
+        """One optimiser step, and whatever is due after it."""
+        import torch
+
+        began = time.perf_counter()
+        data = {k: t.to(self.device) for k, t in collate(self._batch(), self.tokenizer.pad_token_id).items()}
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._rate()
+        losses = self.losses(data)
+        loss = sum(LOSS_WEIGHTS[name] * value for name, value in losses.items())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.step += 1
+        self.tokens += int(data["ids"].numel())
+        self.seconds += time.perf_counter() - began
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
+        if self.step % self.plan.eval_every == 0:
+            self._look()
+
+    def losses(self, data: dict[str, Any]) -> dict[str, Any]:
+        """The loss terms of one batch. Logits are computed where a label is, and nowhere else."""
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        with torch.autocast(self.device, torch.bfloat16):
+            got = self.model.model(input_ids=data["ids"], use_cache=False, output_hidden_states=True)
+            width = self.model.config.hidden_size
+            last = got.last_hidden_state.reshape(-1, width)
+            inner = [got.hidden_states[min(n, len(got.hidden_states) - 2)].reshape(-1, width)
+                     for n in (FLAG_LAYER, SENTENCE_LAYER, CHOICE_LAYER)]  # fmt: skip
+            out = {}
+            weight = 1.0 + 4.0 * (data["depth"] <= 3).float()
+            each = cross_entropy(self.model.lm_head(last[data["reply"][0]]).float(), data["reply"][1], reduction="none")
+            out["reply"] = (each * weight).sum() / weight.sum()
+            if data["spread"].shape[1]:
+                out["spread"] = cross_entropy(self.model.lm_head(last[data["spread"][0]]).float(), data["spread"][1])
+            norm = torch.nn.functional.rms_norm
+            for name, labels, layer in (("asked", "asked", 0), ("answers", "answers", 1), ("chosen", "answers", 2)):
+                logits = self.probes[name](norm(inner[layer][data[labels][0]], (width,))).float()
+                weight = torch.tensor([1.0, 2.0], device=self.device)
+                out[name] = cross_entropy(logits, data[labels][1], weight=weight)
+            begin = self.probes["begins"](norm(inner[1][data["begins"][0]], (width,)))
+            out["begins"] = cross_entropy(self.model.lm_head(begin).float(), data["begins"][1])
+        return out
+
+    def _look(self) -> None:
+        """Log the losses and the held-out scores, move up a level when this one is learnt, save."""
+        from course_lib.lm_curriculum import LEVELS
+
+        scores = self.score(random.Random(self.step), 96)
+        every = self.plan.eval_every
+        record = {"step": self.step, "level": self.level, "tokens": self.tokens, "seconds": round(self.seconds, 1),
+                  "lr": self._rate(), **{k: round(v / every, 4) for k, v in self.sums.items()}, **scores}  # fmt: skip
+        self.sums = {}
+        with open(self.out / "log.jsonl", "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record) + "\n")
+        if self.report:
+            self.report(record)
+        if scores["exact"] >= self.plan.pass_mark and self.level < LEVELS - 1:
+            self.level += 1
+            self.queue = []
+        self.save()
+
+    def score(self, rng: random.Random, count: int) -> dict[str, float]:
+        """Held-out items of this level: share of replies whose every token is the model's first choice, and its parts."""
+        import torch
+
+        chat = self.plan.stage == "sft"
+        exact = cited = answerable = abstained = silent = 0
+        self.model.eval()
+        for _ in range(max(1, count // 16)):
+            items = [self.exam(rng, self.level, self.plan.stage) for _ in range(16)]
+            examples = [encode(self.tokenizer, item, chat=chat) for item in items]
+            ids = collate(examples, self.tokenizer.pad_token_id)["ids"].to(self.device)
+            with torch.no_grad(), torch.autocast(self.device, torch.bfloat16):
+                best = self.model(input_ids=ids, use_cache=False).logits.argmax(-1).cpu()
+            for row, (item, e) in enumerate(zip(items, examples, strict=True)):
+                right = [int(best[row, p - 1]) == e.ids[p] for p in range(e.reply_at, len(e.ids))]
+                exact += all(right)
+                if item.gold is None:
+                    silent += 1
+                    abstained += right[0]
+                else:
+                    answerable += 1
+                    cited += right[0] and right[1]
+        self.model.train()
+        total = answerable + silent
+        return {"exact": round(exact / total, 3), "cited": round(cited / max(1, answerable), 3),
+                "abstained": round(abstained / max(1, silent), 3)}  # fmt: skip
