@@ -117,7 +117,7 @@ def ledger(client: anthropic.Anthropic) -> Ledger:
 
 def kind_of(client: anthropic.Anthropic | str) -> str:
     """``embedded`` (the course's own server), ``claude`` (anthropic.com) or ``compatible`` (anything else)."""
-    if not isinstance(client, str) and getattr(client._client, "_endpoint", None) is not None:
+    if not isinstance(client, str) and getattr(client._client, "endpoint", None) is not None:
         return "embedded"
     host = _host(client if isinstance(client, str) else str(client.base_url))
     return "claude" if host == "anthropic.com" or host.endswith(".anthropic.com") else "compatible"
@@ -138,7 +138,7 @@ def default_model(client: anthropic.Anthropic | None = None) -> str:
             return registry().default_embedded
     kind = kind_of(client)
     if kind == "embedded":
-        return str(client._client._endpoint.alias)  # type: ignore[attr-defined]
+        return str(client._client.endpoint.alias)  # type: ignore[attr-defined]
     return registry().default_hosted if kind == "claude" else _first_model(client)
 
 

@@ -27,66 +27,74 @@ def http_client(
     return _client_type()(ledger, endpoint, renew, loopback, timeout)
 
 
+class _Course:
+    """The course's part of the client, before the SDK's own: ``send`` is the one way out for all requests."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        endpoint: Endpoint | None,
+        renew: Callable[[], Endpoint] | None,
+        loopback: bool,
+        seconds: float,
+    ) -> None:
+        import httpx2
+
+        self.ledger, self.endpoint, self._renew = ledger, endpoint, renew
+        self._settings, self._pid = (loopback, seconds), os.getpid()
+        # with a transport of its own the SDK's client does not look at HTTP_PROXY
+        direct = {"transport": httpx2.HTTPTransport(trust_env=False), "trust_env": False} if loopback else {}
+        super().__init__(timeout=seconds, **direct)
+
+    def send(self, request: httpx2.Request, *, stream: bool = False, **kwargs: Any) -> httpx2.Response:
+        """Reserve, send, and book. Raises BudgetExceeded before anything is sent."""
+        import httpx2
+
+        if os.getpid() != self._pid:  # a forked child must not share its parent's connections
+            _Course.__init__(self, self.ledger, self.endpoint, self._renew, *self._settings)
+        if not metered(request):
+            check_unmetered(self.ledger, request)
+            return self._deliver(request, stream=stream, **kwargs)
+        content = request.read()
+        reservation = self.ledger.reserve(json.loads(content), len(content))
+        request.headers["accept-encoding"] = "identity"  # usage is read from the bytes as they pass
+        try:
+            response = self._deliver(request, stream=True, **kwargs)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout):
+            self.ledger.release(reservation)
+            raise
+        except BaseException:
+            self.ledger.settle(reservation, None)  # it may have been served and billed
+            raise
+        if response.status_code >= 400:
+            self.ledger.release(reservation)
+        else:
+            response.stream = _metering(response, self.ledger, reservation)
+        if not stream:
+            response.read()
+        return response
+
+    def _deliver(self, request: httpx2.Request, **kwargs: Any) -> httpx2.Response:
+        """Send; when the embedded server is gone, start or find it again and send once more."""
+        import httpx2
+
+        send: Callable[..., httpx2.Response] = super().send  # type: ignore[misc]
+        if self.endpoint is None or self._renew is None:
+            return send(request, **kwargs)
+        _aim(request, self.endpoint)
+        try:
+            return send(request, **kwargs)
+        except httpx2.ConnectError:
+            self.endpoint = self._renew()
+            _aim(request, self.endpoint)
+            return send(request, **kwargs)
+
+
 @lru_cache(maxsize=1)
 def _client_type() -> type[httpx2.Client]:
     import anthropic
-    import httpx2
 
-    class CourseClient(anthropic.DefaultHttpxClient):  # type: ignore[misc, valid-type]
-        """``httpx2.Client`` with the SDK's defaults; ``send`` is the one way out for all requests."""
-
-        def __init__(
-            self,
-            ledger: Ledger,
-            endpoint: Endpoint | None,
-            renew: Callable[[], Endpoint] | None,
-            loopback: bool,
-            seconds: float,
-        ) -> None:
-            self.ledger, self._endpoint, self._renew = ledger, endpoint, renew
-            self._settings, self._pid = (loopback, seconds), os.getpid()
-            # with a transport of its own the SDK's client does not look at HTTP_PROXY
-            direct = {"transport": httpx2.HTTPTransport(trust_env=False), "trust_env": False} if loopback else {}
-            super().__init__(timeout=seconds, **direct)
-
-        def send(self, request: httpx2.Request, *, stream: bool = False, **kwargs: Any) -> httpx2.Response:
-            if os.getpid() != self._pid:  # a forked child must not share its parent's connections
-                self.__init__(self.ledger, self._endpoint, self._renew, *self._settings)  # type: ignore[misc]
-            if not metered(request):
-                check_unmetered(self.ledger, request)
-                return self._deliver(request, stream=stream, **kwargs)
-            content = request.read()
-            reservation = self.ledger.reserve(json.loads(content), len(content))
-            request.headers["accept-encoding"] = "identity"  # usage is read from the bytes as they pass
-            try:
-                response = self._deliver(request, stream=True, **kwargs)
-            except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout):
-                self.ledger.release(reservation)
-                raise
-            except BaseException:
-                self.ledger.settle(reservation, None)  # it may have been served and billed
-                raise
-            if response.status_code >= 400:
-                self.ledger.release(reservation)
-            else:
-                response.stream = _metering(response, self.ledger, reservation)
-            if not stream:
-                response.read()
-            return response
-
-        def _deliver(self, request: httpx2.Request, **kwargs: Any) -> httpx2.Response:
-            """Send; when the embedded server is gone, start or find it again and send once more."""
-            if self._endpoint is None or self._renew is None:
-                return super().send(request, **kwargs)
-            _aim(request, self._endpoint)
-            try:
-                return super().send(request, **kwargs)
-            except httpx2.ConnectError:
-                self._endpoint = self._renew()
-                _aim(request, self._endpoint)
-                return super().send(request, **kwargs)
-
-    return CourseClient
+    return type("CourseClient", (_Course, anthropic.DefaultHttpxClient), {})
 
 
 def _aim(request: httpx2.Request, endpoint: Endpoint) -> None:

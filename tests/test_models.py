@@ -161,17 +161,24 @@ def test_a_client_outlives_its_server(runtime: pytest.MonkeyPatch, folder: Path)
 
 
 def test_a_forked_child_has_its_own_connections(runtime: pytest.MonkeyPatch, folder: Path) -> None:
-    code = (
-        "import os, course_lib\n"
-        "c = course_lib.connect()\n"
-        "say = lambda: c.messages.create(model='x', max_tokens=20,"
-        " messages=[{'role': 'user', 'content': 'hi'}]).content[0].text\n"
-        "say()\n"
-        "pid = os.fork()\n"
-        "good = all(say() == 'Hello there friend bye' for _ in range(40))\n"
-        "os._exit(not good) if pid == 0 else exit(os.waitpid(pid, 0)[1] or not good)\n"
-    )
-    runtime.setenv("COURSE_LM_GGUF", str(folder / "says.gguf"))
+    code = """
+import os, course_lib
+client = course_lib.connect(max_retries=0)
+
+def say(word):
+    turn = {"role": "user", "content": word}
+    return client.messages.create(model="x", max_tokens=20, messages=[turn]).content[0].text
+
+expected = {word: say(word) for word in ("parent", "child")}
+assert expected["parent"] != expected["child"]
+pid = os.fork()
+word = "parent" if pid else "child"
+good = all(say(word) == expected[word] for _ in range(40))
+if pid == 0:
+    os._exit(not good)
+raise SystemExit(os.waitpid(pid, 0)[1] or not good)
+"""
+    runtime.setenv("COURSE_LM_GGUF", str(folder / "noise.gguf"))
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
 
 
