@@ -85,6 +85,13 @@ def parameters(job: dict[str, Any]) -> Any:
     return p
 
 
+def bound(log: Path) -> None:
+    """Keep a running server's log below about LOG_BYTES: what was written moves to log.1, while it is appended to."""
+    if log.exists() and log.stat().st_size > LOG_BYTES:
+        shutil.copy(log, log.with_suffix(".log.1"))
+        os.truncate(log, 0)
+
+
 def write_state(job: dict[str, Any], base_url: str) -> None:
     """Publish the endpoint in one step, readable by this user alone."""
     kept = {name: job[name] for name in ("api_key", "instance", "alias", "model_sha256", "log")}
@@ -129,9 +136,7 @@ def wait_for_last_user(job: dict[str, Any], linger_s: float) -> None:
                 if now - idle_since >= linger_s:
                     leave(job, "the last user has gone")
                 fcntl.flock(lease, fcntl.LOCK_UN)
-            if log.exists() and log.stat().st_size > LOG_BYTES:
-                shutil.copy(log, log.with_suffix(".log.1"))
-                os.truncate(log, 0)
+            bound(log)
 
 
 def leave(job: dict[str, Any], reason: str) -> None:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from tiny_gguf import write_tiny_gguf
 
-from course_lib import server
+from course_lib import serve, server
 from course_lib.errors import ModelError
 from course_lib.server import Endpoint, ServerConfig
 
@@ -27,7 +27,7 @@ LINGER_S = 0.6
 USER = """
 import json, sys, time
 from pathlib import Path
-from course_lib import server
+from course_lib import serve, server
 e = server.ensure(server.ServerConfig(Path(sys.argv[1]), "course-lm-instruct"))
 print(json.dumps([e.pid, e.base_url, e.instance]), flush=True)
 sys.stdin.read()
@@ -243,6 +243,17 @@ def test_logs_are_rotated_and_bounded_in_number(gguf: Path, runtime: Path) -> No
     assert logs == ["log", "log.1", "log.2", "log.3"]
 
 
+def test_the_log_of_a_running_server_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "LOG_BYTES", 100)
+    log = tmp_path / "x.log"
+    with open(log, "ab", buffering=0) as sink:
+        for number in range(30):
+            sink.write(b"%09d\n" % number)
+            serve.bound(log)
+    assert log.stat().st_size <= 100 and log.read_bytes().endswith(b"000000029\n")
+    assert log.with_suffix(".log.1").stat().st_size <= 120
+
+
 def test_a_foreign_runtime_folder_is_refused(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch, pytest.raises(ModelError, match="belongs to another user"):
         patch.setattr(os, "getuid", lambda: 424242)
@@ -253,7 +264,7 @@ def test_a_forked_child_shares_the_lease_and_ends_it_only_with_both(gguf: Path, 
     code = """
 import os, sys, time
 from pathlib import Path
-from course_lib import server
+from course_lib import serve, server
 e = server.ensure(server.ServerConfig(Path(sys.argv[1]), "course-lm-instruct"))
 if os.fork():
     print(e.pid, flush=True)
