@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from course_lib.errors import BudgetExceeded
+from course_lib.errors import BudgetExceeded, CourseError
 from course_lib.registry import Price
 
 if TYPE_CHECKING:
@@ -163,19 +163,19 @@ def _cost(usage: Mapping[str, Any], price: Price | None) -> Spent:
     return Spent(1, tokens_in, out, usd / 1e6)
 
 
-def _blocks(value: Any) -> Iterator[Mapping[str, Any]]:
+def json_objects(value: Any) -> Iterator[Mapping[str, Any]]:
     """Every JSON object inside ``value``."""
     if isinstance(value, Mapping):
         yield value
         for inner in value.values():
-            yield from _blocks(inner)
+            yield from json_objects(inner)
     elif isinstance(value, list):
         for inner in value:
-            yield from _blocks(inner)
+            yield from json_objects(inner)
 
 
 def _images(body: Mapping[str, Any]) -> int:
-    return sum(block.get("type") in ("image", "image_url") for block in _blocks(body.get("messages")))
+    return sum(block.get("type") in ("image", "image_url") for block in json_objects(body.get("messages")))
 
 
 def _unbounded(body: Mapping[str, Any]) -> str:
@@ -186,7 +186,7 @@ def _unbounded(body: Mapping[str, Any]) -> str:
     for tool in body.get("tools") or []:
         if not str(tool.get("type") or "custom").startswith(CLIENT_TOOLS):
             return f"the tool {tool.get('name', tool.get('type'))} runs on the provider's side"
-    for block in _blocks([body.get("messages"), body.get("system")]):
+    for block in json_objects([body.get("messages"), body.get("system")]):
         if block.get("type") == "document":
             return "a document is billed by its pages"
         if isinstance(source := block.get("source"), Mapping) and source.get("type") in ("url", "file"):
@@ -194,18 +194,19 @@ def _unbounded(body: Mapping[str, Any]) -> str:
     return ""
 
 
-@lru_cache(maxsize=1)
-def _refusal_type() -> type[BudgetExceeded]:
+@lru_cache(maxsize=8)
+def through_sdk(error: type[CourseError]) -> type[CourseError]:
+    """``error`` in a form that may be raised below the SDK.
+
+    The SDK passes its own errors on as they are; any other would look like a lost connection, after retries.
+    """
     import anthropic
 
-    class Refused(BudgetExceeded, anthropic.AnthropicError):
-        """The SDK passes its own errors on as they are; any other would look like a lost connection, after retries."""
-
-    return Refused
+    return type(error.__name__, (error, anthropic.AnthropicError), {"__doc__": error.__doc__})
 
 
-def _refusal(what: str, fix: str) -> BudgetExceeded:
-    return _refusal_type()(what, where="the client's budget", fix=fix)
+def _refusal(what: str, fix: str) -> CourseError:
+    return through_sdk(BudgetExceeded)(what, where="the client's budget", fix=fix)
 
 
 class UsageReader:

@@ -163,15 +163,15 @@ def sampling(
     """Keyword arguments for ``messages.create`` that ask for this sampling where the endpoint takes it.
 
     ``{}`` for Claude, whose current models refuse such settings. Elsewhere they travel in ``extra_body``. The embedded
-    server reads temperature, top_p and top_k there and ignores the seed: it samples every request with its own fixed
-    seed, so equal requests give equal text at any temperature. For many different samples use ``constrained``.
+    server's Messages endpoint knows no seed of a request: it samples each with its own fixed one, so equal requests
+    give equal text at any temperature. For many different samples use ``constrained``.
     """
     kind = kind_of(client)
     if kind == "claude":
         accepted: Sequence[str] = registry().get(model).sampling
         values: dict[str, Any] = {name: v for name, v in {"temperature": temperature}.items() if name in accepted}
     else:
-        values = {"temperature": temperature, "seed": seed}
+        values = {"temperature": temperature} | ({} if kind == "embedded" else {"seed": seed})
         if top_k is not None:
             values["top_k"] = top_k
     return {"extra_body": values} if values else {}

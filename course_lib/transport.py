@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from course_lib.budget import Ledger, Reservation, UsageReader, check_unmetered, metered
+from course_lib.budget import (
+    Ledger,
+    Reservation,
+    UsageReader,
+    check_unmetered,
+    json_objects,
+    metered,
+    through_sdk,
+)
+from course_lib.errors import UsageError
 from course_lib.server import Endpoint
 
 if TYPE_CHECKING:
     import httpx2
+
+IGNORED = ("seed", "grammar", "json_schema", "response_format", "logprobs", "n_probs")
 
 
 def http_client(
@@ -56,7 +67,10 @@ class _Course:
             check_unmetered(self.ledger, request)
             return self._deliver(request, stream=stream, **kwargs)
         content = request.read()
-        reservation = self.ledger.reserve(json.loads(content), len(content))
+        body = json.loads(content)
+        if self.endpoint is not None and request.url.path.endswith("/v1/messages"):
+            refuse_ignored(body)
+        reservation = self.ledger.reserve(body, len(content))
         request.headers["accept-encoding"] = "identity"  # usage is read from the bytes as they pass
         try:
             response = self._deliver(request, stream=True, **kwargs)
@@ -95,6 +109,23 @@ def _client_type() -> type[httpx2.Client]:
     import anthropic
 
     return type("CourseClient", (_Course, anthropic.DefaultHttpxClient), {})
+
+
+def refuse_ignored(body: Mapping[str, Any]) -> None:
+    """Raise UsageError for what llama.cpp's Messages endpoint drops without a word although the answer hangs on it.
+
+    It also drops thinking, metadata and cache_control; those change cost or depth, not what was asked for.
+    """
+    reasons = [f"the setting {name}" for name in IGNORED if body.get(name) is not None]
+    if (body.get("output_config") or {}).get("format"):
+        reasons.append("output_config.format")
+    if (body.get("tool_choice") or {}).get("type") == "none" and body.get("tools"):
+        reasons.append("tool_choice none (leave the tools out instead)")
+    if any(block.get("type") == "document" for block in json_objects(body.get("messages"))):
+        reasons.append("document blocks (send their text instead)")
+    if reasons:
+        fix = "use course_lib.models.constrained for seeds, grammars and JSON schemas, or another endpoint"
+        raise through_sdk(UsageError)(f"the embedded server would ignore {', '.join(reasons)}", fix=fix)
 
 
 def _aim(request: httpx2.Request, endpoint: Endpoint) -> None:

@@ -150,6 +150,25 @@ def test_greedy_is_the_default_and_a_grammar_binds(runtime: pytest.MonkeyPatch, 
     assert models.ledger(client).total.requests == 12 and models.ledger(client).total.usd == 0
 
 
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"extra_body": {"seed": 1}},
+        {"extra_body": {"grammar": "root ::= \"yes\""}},
+        {"output_config": {"format": {"type": "json_schema", "schema": COLOUR}}},
+        {"tools": [PICK], "tool_choice": {"type": "none"}},
+        {"messages": [{"role": "user", "content": [{"type": "document", "source": {"type": "text", "data": "x"}}]}]},
+    ],
+)
+def test_what_the_embedded_server_would_ignore_is_refused(
+    runtime: pytest.MonkeyPatch, folder: Path, extra: dict[str, Any]
+) -> None:
+    client = embedded(runtime, folder, "says")
+    with pytest.raises(UsageError, match="would ignore"):
+        ask(client, **extra)
+    assert models.ledger(client).total.requests == 0
+
+
 def test_a_client_outlives_its_server(runtime: pytest.MonkeyPatch, folder: Path) -> None:
     client = embedded(runtime, folder, "says")
     before = ask(client)
