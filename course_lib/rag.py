@@ -35,7 +35,7 @@ __all__ = [
 ]  # fmt: skip
 
 MAX_SOURCES = 3
-LEXICAL_SHARE = 0.5
+LEXICAL_SHARE = 0.35
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +71,9 @@ class CitationCheck:
 
 
 def sentence_scores(question: str, sentences: Sequence[str], embedder: Embedder | None = None) -> list[float]:
-    """How well each sentence fits the question, about 0 to 1: half cosine similarity, half share of its terms found.
+    """How well each sentence fits the question, about 0 to 1: cosine similarity, and the share of its terms found.
 
-    The half on terms is what keeps ``33(1)`` apart from ``33(2)``, which look alike to an embedding.
+    The part on terms, ``LEXICAL_SHARE``, keeps ``33(1)`` apart from ``33(2)``, which look alike to an embedding.
     """
     from course_lib.embeddings import default_embedder
 
