@@ -1,0 +1,116 @@
+"""Data to training to export to serving, on a tiny model; and that server and transformers read prompts alike."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from course_lib import lm_export, lm_tokenizer, lm_train, server
+from course_lib.errors import ModelError, UsageError
+from course_lib.lm_data import plain_texts
+
+TINY = {"width": 64, "layers": 2, "heads": 2, "inner": 96}
+TOOL = {"type": "function", "function": {"name": "lookup", "description": "Find a document.", "parameters": {
+    "type": "object", "properties": {"key": {"type": "string"}}, "required": ["key"]}}}  # fmt: skip
+CHATS = {
+    "system and user": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who? 72 hours, Art. 33(1)."}],
+    "user alone": [{"role": "user", "content": "Grüße, naïve café — 1,234.5 %\n\n[1] x: y."}],
+    "several turns": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}],
+    "tool use and result": [
+        {"role": "user", "content": "Find K-7."},
+        {"role": "assistant", "content": "", "tool_calls": [
+            {"id": "1", "type": "function", "function": {"name": "lookup", "arguments": {"key": "K-7"}}}]},
+        {"role": "tool", "tool_call_id": "1", "content": "K-7: kept for 5 years."},
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """A tiny chat model after a dozen steps, in one second or so."""
+    tokenizer = lm_tokenizer.train(plain_texts(200, 1), vocab_size=900)
+    out = tmp_path_factory.mktemp("lm") / "run"
+    return lm_train.train("sft", out, device="cpu", tokenizer=tokenizer, shape=TINY, steps=12, eval_every=6, batch_tokens=1500)
+
+
+@pytest.fixture(scope="module")
+def endpoint(checkpoint: Path):
+    gguf = lm_export.export(checkpoint, checkpoint.parent / "tiny.gguf")
+    return server.ensure(server.ServerConfig(model=gguf, alias="tiny"))
+
+
+def post(endpoint, path: str, body: dict) -> dict:
+    request = urllib.request.Request(endpoint.base_url + path, json.dumps(body).encode(), {
+        "Authorization": f"Bearer {endpoint.api_key}", "Content-Type": "application/json"})  # fmt: skip
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as reply:
+        return json.loads(reply.read())
+
+
+def test_training_lowers_the_loss_and_resumes_the_same_curve(checkpoint: Path, tmp_path: Path) -> None:
+    log = [json.loads(line) for line in (checkpoint / "log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in log] == [6, 12] and log[1]["reply"] < log[0]["reply"]
+    tokenizer = lm_tokenizer.load(checkpoint)
+    settings = {"device": "cpu", "tokenizer": tokenizer, "shape": TINY, "eval_every": 3, "batch_tokens": 800, "seed": 5}
+    whole = lm_train.train("pretrain", tmp_path / "whole", steps=6, **settings)
+    run = lm_train._Run(lm_train.Plan(stage="pretrain", steps=6, eval_every=3, batch_tokens=800, seed=5), tmp_path / "cut",
+                        "cpu", None, tokenizer, lm_train._default_sampler(None), None, TINY)  # fmt: skip
+    run.out.mkdir()
+    for _ in range(3):
+        run.advance()
+    resumed = lm_train.train("pretrain", tmp_path / "cut", steps=6, **settings)
+    last = [json.loads((folder / "log.jsonl").read_text().splitlines()[-1]) for folder in (whole, resumed)]
+    assert {k: v for k, v in last[0].items() if k != "seconds"} == {k: v for k, v in last[1].items() if k != "seconds"}
+
+
+def test_unknown_stage_and_unknown_kind_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="unknown stage"):
+        lm_train.train("magic", tmp_path)
+    with pytest.raises(ModelError, match="unknown quantisation"):
+        lm_export.export(checkpoint, tmp_path / "x.gguf", kind="q1")
+
+
+@pytest.mark.parametrize("name", list(CHATS))
+def test_server_and_transformers_see_equal_token_ids(checkpoint: Path, endpoint, name: str) -> None:
+    tokenizer, chat = lm_tokenizer.load(checkpoint), CHATS[name]
+    tools = [TOOL] if "tool" in name else None
+    expected = tokenizer.apply_chat_template(chat, tools=tools, add_generation_prompt=True, tokenize=False)
+    sent = [dict(m) for m in chat]
+    for message in sent:
+        for call in message.get("tool_calls", []):
+            function = call["function"]
+            call["function"] = {**function, "arguments": json.dumps(function["arguments"])}
+    body = {"messages": sent} | ({"tools": tools} if tools else {})
+    served = post(endpoint, "/apply-template", body)["prompt"]
+    ids = post(endpoint, "/tokenize", {"content": served, "parse_special": True, "add_special": True})["tokens"]
+    assert served == expected
+    assert ids == tokenizer.encode(expected, add_special_tokens=False)
+
+
+def test_server_and_transformers_agree_on_the_next_token(checkpoint: Path, endpoint) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = lm_tokenizer.load(checkpoint)
+    model = AutoModelForCausalLM.from_pretrained(str(checkpoint), dtype=torch.float32)
+    same = 0
+    texts = ["Question: Who approves supplier contracts?", "[1] Card logs are kept", "The bank must", "Within 72 hours the"]
+    for text in texts:
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        with torch.no_grad():
+            best = int(model(torch.tensor([ids])).logits[0, -1].argmax())
+        got = post(endpoint, "/completion", {"prompt": ids, "n_predict": 1, "temperature": 0, "n_probs": 1})
+        same += got["completion_probabilities"][0]["id"] == best
+    assert same >= len(texts) - 1  # half precision may flip a near tie of an untrained model
+
+
+def test_manifest_names_a_changed_file(tmp_path: Path) -> None:
+    from course_lib.checksums import write_checksums
+
+    (tmp_path / "a.bin").write_bytes(b"a")
+    write_checksums(tmp_path)
+    assert lm_export.verify(tmp_path) == []
+    (tmp_path / "a.bin").write_bytes(b"b")
+    assert "has changed" in lm_export.verify(tmp_path)[0]
