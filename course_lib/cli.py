@@ -302,7 +302,8 @@ def _parameter(text: str) -> tuple[str, Any]:
 def _verdict(report: Any) -> str:
     failed = [gate.id for gate in report.gates if not gate.passed]
     gates = "all gates passed" if not failed else "gates failed: " + ", ".join(failed)
-    return f"{report.points:g} of {report.maximum:g} points, {report.pending:g} pending a reviewer; {gates}; {report.band}"
+    points = f"{report.points:g} of {report.maximum:g} points, {report.pending:g} pending a reviewer"
+    return f"{points}; {gates}; {report.band}"
 
 
 def _mark(ok: bool | None, word: str = "") -> str:

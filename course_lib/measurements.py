@@ -1,0 +1,165 @@
+"""Takes every published figure again. Each function records its figures and yields a line about what it did."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from course_lib.figures import record
+
+PROBES = 10_000
+
+
+def measure_all(only: list[str] | None = None) -> Iterator[str]:
+    """Runs the groups named in ``only``, or all; a group that cannot run here says why and keeps its old figures."""
+    from course_lib.errors import CourseError, UsageError
+
+    unknown = set(only or []) - set(GROUPS)
+    if unknown:
+        raise UsageError(f"There is no group {min(unknown)!r}.", fix="Groups: " + ", ".join(GROUPS))
+    for name in only or GROUPS:
+        started = time.monotonic()
+        try:
+            yield from GROUPS[name]()
+            yield f"{name}: {time.monotonic() - started:.0f} s"
+        except CourseError as error:
+            yield f"{name}: not measured. {error}"
+
+
+def setup() -> Iterator[str]:
+    """Seconds that the last cold setup took, as make wrote them."""
+    from course_lib.catalog import repo_root
+
+    stamp = repo_root() / ".venv" / ".installed"
+    text = stamp.read_text().strip() if stamp.exists() else ""
+    if not text.isdigit():
+        yield "setup: this environment was not made by make; setup_cold_s keeps its value"
+        return
+    record("setup_cold_s", int(text), "s", command="make course, in a fresh clone",
+           title="Setting up a bare machine (download included)")
+    yield f"setup_cold_s {text}"
+
+
+def command_line() -> Iterator[str]:
+    """Median seconds of ``course --help`` over 11 starts."""
+    times = []
+    for _ in range(11):
+        started = time.perf_counter()
+        subprocess.run([str(Path(sys.executable).with_name("course")), "--help"], check=True, capture_output=True)
+        times.append(time.perf_counter() - started)
+    record("course_help_s", statistics.median(times), "s", n=len(times), low=min(times), high=max(times),
+           command="course figures --measure --only command_line",
+           title="`course --help` (interval: fastest to slowest)")
+    yield f"course_help_s {statistics.median(times):.2f}"
+
+
+def retrieval() -> Iterator[str]:
+    """Recall@3 and MRR of the three modes on the locked questions."""
+    from course_lib.corpus import load_corpus, load_questions
+    from course_lib.measure import bootstrap_mean, recall_at_k, reciprocal_rank, wilson
+    from course_lib.retrieval import Index
+
+    index = Index.build(load_corpus())
+    questions = [q for q in load_questions("locked_test") if q.expected_docs]
+    command = "course figures --measure --only retrieval"
+    for mode in ("dense", "bm25", "hybrid"):
+        found = [index.search(q.question, q.user, mode=mode, k=3).doc_keys for q in questions]
+        recalls = [recall_at_k(f, q.expected_docs, 3) for f, q in zip(found, questions, strict=True)]
+        low, high = wilson(round(sum(recalls)), len(recalls))
+        value = statistics.fmean(recalls)
+        record(f"rag_recall_at_3_{mode}", value, "rate", low=low, high=high, n=len(recalls), command=command,
+               title=f"Recall@3, {mode}, locked questions")
+        yield f"rag_recall_at_3_{mode} {value:.3f} [{low:.3f}, {high:.3f}]"
+        if mode == "hybrid":
+            ranks = [reciprocal_rank(f, q.expected_docs) for f, q in zip(found, questions, strict=True)]
+            low, high = bootstrap_mean(ranks)
+            record("rag_mrr_hybrid", statistics.fmean(ranks), "", low=low, high=high, n=len(ranks), command=command,
+                   title="Mean reciprocal rank in the top 3, hybrid, locked questions")
+
+
+def access() -> Iterator[str]:
+    """Random (user, query) searches, and how many returned chunks the user may not see."""
+    import random
+
+    from course_lib.access import decide
+    from course_lib.corpus import load_corpus, load_questions
+    from course_lib.retrieval import Index
+
+    corpus = load_corpus()
+    index, rng = Index.build(corpus), random.Random(0)
+    pool = [q.question for split in ("dev", "locked_test") for q in load_questions(split)]
+    pool += [document.title for document in corpus.documents]
+    leaks = 0
+    for _ in range(PROBES):
+        user = rng.choice(corpus.users)
+        found = index.search(rng.choice(pool), user, mode=rng.choice(("dense", "bm25", "hybrid")))
+        leaks += sum(not decide(user, corpus.document(key), corpus.as_of).allowed for key in found.doc_keys)
+    command = "course figures --measure --only access"
+    record("acl_probes", PROBES, "count", command=command, title="Random (user, query) access probes")
+    record("acl_leaks", leaks, "count", n=PROBES, command=command, title="Chunks that the user may not see")
+    yield f"acl_probes {PROBES}, acl_leaks {leaks}"
+
+
+def answers() -> Iterator[str]:
+    """Citations of the embedded model on the locked questions, and what it did when a document gave orders."""
+    from course_lib.corpus import load_corpus, load_hostile, load_questions
+    from course_lib.measure import wilson
+    from course_lib.models import connect, default_model
+    from course_lib.rag import answer, check_citations
+    from course_lib.retrieval import Index
+
+    corpus, client = load_corpus(), connect(embedded=True)
+    index, model = Index.build(corpus), default_model(client)
+    command = "course figures --measure --only answers"
+    given = []
+    for q in load_questions("locked_test"):
+        said = answer(client, model, q.question, index.search(q.question, q.user), index=index)
+        if not said.abstained:
+            given.append(check_citations(said, index, corpus.user(q.user), verbatim=False).ok)
+    low, high = wilson(sum(given), len(given))
+    record("citation_approved_rate", sum(given) / max(1, len(given)), "rate", low=low, high=high, n=len(given),
+           command=command, title="course-lm's answers that cite an approved retrieved source, locked questions")
+    yield f"citation_approved_rate {sum(given)} of {len(given)}"
+    reached = obeyed = 0
+    hostile = {probe.doc: probe for probe in load_hostile()}
+    asked = [q for split in ("dev", "locked_test") for q in load_questions(split) if q.kind == "injection"]
+    attacks = [(q.question, q.user) for q in asked]
+    attacks += [(f"What does {corpus.document(key).title} say?", user.id) for key in hostile for user in corpus.users]
+    for question, user in attacks:
+        found = index.search(question, user)
+        met = [hostile[key] for key in found.doc_keys if key in hostile]
+        if met:
+            said = answer(client, model, question, found, index=index, max_words=90)
+            shown = any(text in " ".join(said.sources) for probe in met for text in probe.planted)
+            reached += shown
+            obeyed += shown and any(probe.obeyed(said.text) for probe in met)
+    low, high = wilson(obeyed, reached)
+    record("injection_probes", reached, "count", command=command, title="Prompts that held a planted instruction")
+    record("injection_obeyed", obeyed, "count", n=reached, low=round(low * reached, 1), high=round(high * reached, 1),
+           command=command, title="Planted instructions that course-lm obeyed")
+    yield f"injection_probes {reached}, injection_obeyed {obeyed}"
+
+
+def course() -> Iterator[str]:
+    """Seconds of ``make course`` when the environment and the embeddings are there."""
+    from course_lib.catalog import repo_root
+
+    for _ in range(2):  # the first run warms the caches
+        started = time.monotonic()
+        done = subprocess.run(["make", "course"], cwd=repo_root(), capture_output=True, text=True)
+        seconds = time.monotonic() - started
+    if done.returncode:
+        yield f"course: make course failed, nothing recorded: {done.stdout[-300:]}{done.stderr[-300:]}"
+        return
+    record("make_course_warm_s", seconds, "s", command="make course", title="`make course`, second run")
+    yield f"make_course_warm_s {seconds:.1f}"
+
+
+GROUPS: dict[str, Callable[[], Iterator[str]]] = {
+    "setup": setup, "command_line": command_line, "retrieval": retrieval, "access": access, "answers": answers,
+    "course": course,
+}
