@@ -30,7 +30,7 @@ def rubric_of(module: str | int) -> Rubric:
     itself or the checkers."""
     path = find(module).rubric
     if path is None:
-        raise DataError(f"Module {find(module).code} has no rubric.", where="rubrics/", fix="Choose a module with a lab.")
+        raise DataError(f"Module {find(module).code} has no rubric.", where="rubrics/", fix="Choose another module.")
     return load_rubric(path, rules(module))
 
 

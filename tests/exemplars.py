@@ -9,21 +9,27 @@ of failing is a mistake in the flow (``Flow`` with a setting), or something done
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nbformat
+from nbformat.v4 import new_code_cell, new_notebook
+
 from course_lib.access import allowance, decide
 from course_lib.chunking import terms
 from course_lib.corpus import Corpus, Question, User, load_corpus, load_hostile, load_questions
 from course_lib.deletion import body_sha256
 from course_lib.embeddings import default_embedder
+from course_lib.execute import Limits, PapermillExecutor
 from course_lib.prompts import ABSTAIN
 from course_lib.rag import Answer, AnswerCache, answer, check_citations
 from course_lib.retrieval import AuditLog, AuditRecord, Hit, Index, Retrieval
@@ -236,29 +242,26 @@ class Flow:
             (self.out / name).write_text(text.format(**values), "utf-8")
 
     def _notebook(self) -> None:
-        """A short notebook over the artifacts, executed by papermill like the lab itself."""
-        import tempfile
-
-        import nbformat
-        from nbformat.v4 import new_code_cell, new_notebook
-
-        from course_lib.execute import Limits, PapermillExecutor
-
-        parameters = new_code_cell("seed = 6\nmax_words = 90  # words\noverlap_words = 15  # words\nout_dir = '.'")
-        parameters.metadata["tags"] = ["parameters"]
-        show = new_code_cell("import json\nresults = json.load(open('rag_eval_results.json'))\nprint(results['hit_rate'])")
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder) / "lab.ipynb"
-            nb = new_notebook(cells=[parameters, show])
-            nb.metadata.kernelspec = {"display_name": "Python 3", "language": "python", "name": "python3"}
-            nbformat.write(nb, source)
-            PapermillExecutor().run(source, {"seed": self.seed}, Limits(), self.out).check()
+        (self.out / "lab.ipynb").write_bytes(executed_notebook(self.seed))
 
     def _write(self, name: str, value: Any) -> None:
         (self.out / name).write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
     def _write_rows(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
         (self.out / name).write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), "utf-8")
+
+
+@functools.cache
+def executed_notebook(seed: int) -> bytes:
+    """A short notebook with the lab's parameters, executed by papermill as the lab is."""
+    parameters = new_code_cell("seed = 6\nmax_words = 90  # words\noverlap_words = 15  # words\nout_dir = '.'")
+    parameters.metadata["tags"] = ["parameters"]
+    nb = new_notebook(cells=[parameters, new_code_cell("print('seed', seed, 'chunks of', max_words, 'words')")])
+    nb.metadata.kernelspec = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = Path(folder) / "lab.ipynb", Path(folder) / "out"
+        nbformat.write(nb, source)
+        return PapermillExecutor().run(source, {"seed": seed}, Limits(), out).check().path.read_bytes()
 
 
 def readable(index: Index, user: str, chunk_id: str) -> bool:

@@ -1,4 +1,4 @@
-"""What every checker shares: the context it judges in, findings in one form, and the one place where errors are caught."""
+"""What every checker shares: the context it judges in, findings in one form, and one place where errors are caught."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 SHINGLE = 6
 KEPT_INDEXES = 6
 KEPT_SEARCHES = 20_000
+NEAR = 1e-4
+NEAR_FUSED = 6e-4  # two ranks swapped in one of the two fused rankings move a score by 1/61 - 1/62 each
+NEAR_RANKS = 5
 _WORD = re.compile(r"\d+(?:[.,]\d+)*|\w+")
 
 
@@ -59,7 +62,7 @@ class Context:
         return next((document for document in self.corpus.documents if document.key == key), None)
 
     def index(self, config: RagConfig, without: str | None = None) -> Index:
-        """The course's own index with the chunking of ``config``, optionally as if one document had never been there."""
+        """The course's own index with the chunking of ``config``, also as if one document had never been there."""
         from course_lib.retrieval import Index
 
         key = (config.index.max_words, config.index.overlap, without)
@@ -84,13 +87,29 @@ class Context:
             self._found[key] = index.search(question, user, mode=config.mode, k=config.k)
         return self._found[key]
 
+    def same(
+        self, config: RagConfig, user: str, question: str, claimed: Sequence[str], without: str | None = None
+    ) -> bool:
+        """Whether ``claimed`` is what our own search returns, in its order. Chunks whose scores nearly tie may change
+        places: embeddings differ by about 1e-6 between machines, and that can swap two neighbouring ranks."""
+        found = self.search(config, user, question, without)
+        if found.chunk_ids == tuple(claimed):
+            return True
+        if len(claimed) != len(found.hits) or len(set(claimed)) != len(claimed):
+            return False
+        deeper = self.index(config, without).search(question, user, mode=config.mode, k=config.k + NEAR_RANKS)
+        scores = {hit.chunk.id: hit.score for hit in deeper.hits}
+        near = NEAR_FUSED if config.mode == "hybrid" else NEAR
+        pairs = zip(claimed, found.hits, strict=True)
+        return all(name in scores and abs(scores[name] - hit.score) <= near for name, hit in pairs)
+
     def permitted(self, user: User) -> Allowance:
         if user.id not in self._permitted:
             self._permitted[user.id] = allowed_documents(user, self.corpus)
         return self._permitted[user.id]
 
     def denial(self, user: User, doc_key: str) -> str:
-        """The rule that keeps the document from this user, ``unknown`` for a document that does not exist, else ``""``."""
+        """The rule that keeps the document from this user, ``unknown`` for one that does not exist, else ``""``."""
         document = self.document(doc_key)
         if document is None:
             return "unknown"
@@ -98,7 +117,7 @@ class Context:
         return "" if decision.allowed else decision.rule
 
     def quoted(self, text: str) -> Counter[frozenset[str]]:
-        """Runs of ``SHINGLE`` words that also stand inside one sentence of the corpus, counted by the documents there."""
+        """Runs of ``SHINGLE`` words that one sentence of the corpus holds too, counted by the documents there."""
         if not self._shingles:
             found: dict[str, set[str]] = {}
             for document in self.corpus.documents:
@@ -148,7 +167,8 @@ class Checker:
             findings = [fail(rule, error.what, where=error.where, fix=error.fix) for rule in self.rules]
         except Exception as error:  # a crash of a checker must never become a verdict about the learner
             what = f"Could not score: the check stopped with {type(error).__name__}."
-            findings = [unscored(rule, what, fix="A reviewer must look; this is not your mistake.") for rule in self.rules]
+            fix = "A reviewer must look; this is not your mistake."
+            findings = [unscored(rule, what, fix=fix) for rule in self.rules]
         silent = [rule for rule in self.rules if all(finding.rule != rule for finding in findings)]
         return findings + [unscored(rule, "Could not score: the check reported nothing.") for rule in silent]
 
@@ -199,6 +219,21 @@ def doc_of(chunk_id: str) -> str:
 def short(text: str, limit: int = 90) -> str:
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def first(problems: Sequence[str]) -> str:
+    """The first problem, written ``PLACE REASON``, or nothing."""
+    return problems[0] if problems else ""
+
+
+def place(problems: Sequence[str]) -> str:
+    """Where the first problem is: file, or file and line."""
+    return first(problems).split(" ")[0]
+
+
+def reason(problems: Sequence[str]) -> str:
+    """What the first problem is, without its place."""
+    return first(problems).partition(" ")[2]
 
 
 def listed(items: Iterable[str], limit: int = 5) -> str:

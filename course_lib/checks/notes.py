@@ -1,4 +1,4 @@
-"""Prose artifacts: which sections a markdown file has, and which numbers it states. It never follows what the text says."""
+"""Prose artifacts: which sections a markdown file has and which numbers it states, never what it asks for."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def numbers(text: str) -> list[str]:
 
 
 def states(text: str, value: float) -> bool:
-    """Whether the text states ``value``, rounded as the author liked: 1234.5 may stand as 1,234.5 or 1235, not as 1200."""
+    """Whether the text states ``value``, rounded as the author liked: 1234.5 may stand as 1,234.5 or 1235, not 1200."""
     for token in numbers(text):
         mantissa, _, exponent = token.lower().partition("e")
         decimals = len(mantissa.partition(".")[2])

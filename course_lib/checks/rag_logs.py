@@ -10,7 +10,7 @@ from typing import Any
 
 from course_lib.access import allowance
 from course_lib.artifacts import AuditRow
-from course_lib.checks.common import Context, flat, listed, plain_text, shingles, short, verdict
+from course_lib.checks.common import Context, first, flat, place, plain_text, reason, shingles, short, verdict
 from course_lib.checks.rag_controls import load_deletion, load_injections, load_probes
 from course_lib.checks.rag_rows import load_config, load_pairs
 from course_lib.submission import Row, Submission
@@ -23,7 +23,7 @@ LOG_WORDS = 3
 
 
 def queries(submission: Submission, context: Context) -> Iterator[tuple[str, str, str, tuple[str, ...] | None, bool]]:
-    """(where, user, question, claimed chunk ids or None, after the deletion) of every search that the artifacts imply."""
+    """(where, user, question, claimed chunk ids or None, after the deletion) of every search behind the artifacts."""
     for pair in load_pairs(submission, context):
         yield pair.where, pair.case.user, pair.case.question, tuple(pair.row.retrieved), False
     for probe in load_probes(submission, context):
@@ -42,15 +42,15 @@ def check_audit(submission: Submission, context: Context) -> list[Finding]:
     complete = verdict(
         "rag.audit_complete", not problems,
         f"{len(rows)} audit records; every query of the artifacts has its own, with account, denials and index.",
-        problem=f"{problems[0] if problems else ''}.", expected="one record per query", actual=f"{len(problems)} problems",
-        where=problems[0].split(" ")[0] if problems else "", problems=problems[:6],
+        problem=f"{reason(problems)}.", expected="one record per query", actual=f"{len(problems)} problems",
+        where=place(problems), problems=problems[:6],
         fix="Pass an AuditLog to Index.build and let it write; do not filter or edit the file.",
     )  # fmt: skip
     readable = list(_readable(rows, submission, context))
     clean = verdict(
         "rag.audit_no_text", not readable, "No question, no document text and no guessable hash in the audit log.",
-        problem=f"{len(readable)} records can be read back. First: {readable[0] if readable else ''}.", expected="0",
-        actual=str(len(readable)), where=readable[0].split(" ")[0] if readable else "", readable=readable[:6],
+        problem=f"{len(readable)} records can be read back. First: {first(readable)}.", expected="0",
+        actual=str(len(readable)), where=place(readable), readable=readable[:6],
         fix="Log ids, counts and a keyed hash (HMAC) of the query; a plain hash of a short text can be guessed.",
     )  # fmt: skip
     return [complete, clean]
@@ -67,23 +67,25 @@ def _gaps(rows: list[Row[AuditRow]], submission: Submission, context: Context) -
     without = deleted if context.document(deleted) else None
     states = {after: (context.index(config, without if after else None), _denials(context, without if after else None))
               for after in (False, True)}  # fmt: skip
-    unused = Counter((row.value.user, tuple(row.value.returned), _state(row.value)) for row in rows)
-    for where, user, question, claimed, after in queries(submission, context):
-        returned = claimed if claimed is not None else context.search(config, user, question).chunk_ids
-        # Whether the deletion happened is judged elsewhere; here the query after it may show either state.
-        needs = []
-        for index, denials in (states[True], states[False]) if after else (states[False],):
-            tenant, allowed, denied = denials[user]
-            needs.append((user, returned, (tenant, config.mode, config.k, allowed, denied, index.fingerprint)))
-        need = next((need for need in needs if unused[need]), None)
+    keys = [(row.value.user, _state(row.value)) for row in rows]
+    free = Counter(keys)
+    exact = Counter((*key, tuple(row.value.returned)) for key, row in zip(keys, rows, strict=True))
+    # Whether the deletion happened is judged elsewhere; here the query after it may show either state.
+    for where, user, _, returned, after in sorted(queries(submission, context), key=lambda query: query[3] is None):
+        known = states.values() if after else (states[False],)
+        needs = [(user, (denials[user], config.mode, config.k, index.fingerprint)) for index, denials in known]
+        left = {need: free[need] if returned is None else exact[(*need, returned)] for need in needs}
+        need = next((need for need, number in left.items() if number > 0), None)
         if need is None:
             yield f"{where} This query of {user} has no audit record with its results, denials and index"
-        else:
-            unused[need] -= 1
+            continue
+        free[need] -= 1
+        if returned is not None:
+            exact[(*need, returned)] -= 1
 
 
 def _state(row: AuditRow) -> tuple[Any, ...]:
-    return row.tenant, row.mode, row.k, row.allowed, tuple(sorted(row.denied.items())), row.index
+    return (row.tenant, row.allowed, tuple(sorted(row.denied.items()))), row.mode, row.k, row.index
 
 
 def _denials(context: Context, without: str | None) -> dict[str, tuple[str, int, tuple[tuple[str, int], ...]]]:
@@ -100,8 +102,8 @@ def _readable(rows: list[Row[AuditRow]], submission: Submission, context: Contex
     asked = {question for _, _, question, _, _ in queries(submission, context)}
     runs = {run for question in asked for run in shingles(question, QUESTION_RUN)}
     runs |= {flat(question).strip() for question in asked}
-    hashes = {hashlib.sha256(form.encode()).hexdigest() for question in asked
-              for form in (question, " ".join(question.split()).casefold(), question.lower(), question.strip())}  # fmt: skip
+    forms = {form for q in asked for form in (q, q.strip(), q.lower(), " ".join(q.split()).casefold())}
+    hashes = {hashlib.sha256(form.encode()).hexdigest() for form in forms}
     for row, line in zip(rows, submission.raw("audit.jsonl").split(b"\n"), strict=False):
         values = [text for text in _texts(json.loads(line)) if " " in text.strip()]
         if any(context.quoted(text) for text in values):
@@ -130,18 +132,18 @@ def check_full_documents(submission: Submission, context: Context) -> list[Findi
     copies = []
     for name in submission.files:
         log = name.endswith(".log") or name.rpartition("/")[2].startswith("log")
-        for place, text in _units(submission, name):
+        for spot, text in _units(submission, name):
             counts: Counter[str] = Counter()
             for keys, number in context.quoted(text).items():
                 counts.update({key: number for key in keys})
             for key, number in counts.items():
                 if sizes[key] >= FULL_WORDS and (number >= FULL_SHARE * sizes[key] or (log and number >= LOG_WORDS)):
-                    copies.append(f"{place} copies {number / sizes[key]:.0%} of {key}")
+                    copies.append(f"{spot} copies {number / sizes[key]:.0%} of {key}")
                     break
     return [verdict(
         "rag.no_full_documents", not copies, "No file keeps most of a document in one place.",
-        problem=f"{len(copies)} places keep a document. First: {copies[0] if copies else ''}.", expected="0",
-        actual=str(len(copies)), where=copies[0].split(" ")[0] if copies else "", copies=copies[:6],
+        problem=f"{len(copies)} places keep a document. First: {first(copies)}.", expected="0",
+        actual=str(len(copies)), where=place(copies), copies=copies[:6],
         fix="Keep chunk ids. Show the model, and the log, only the sentences that an answer needs.",
     )]  # fmt: skip
 

@@ -27,11 +27,12 @@ from course_lib.errors import ArtifactError
 from course_lib.submission import Incomplete, Submission
 from course_lib.types import Finding
 
-JSON = {"config.json": RagConfig, "rag_eval_results.json": RagResults, "deletion.json": Deletion, "metrics.json": Metrics}
+JSON = {"config.json": RagConfig, "rag_eval_results.json": RagResults, "deletion.json": Deletion,
+        "metrics.json": Metrics}  # fmt: skip
 JSONL = {"rag_eval_cases.jsonl": RagCase, "rag_eval_rows.jsonl": RagRow, "access_probes.jsonl": AccessProbe,
          "injection_rows.jsonl": InjectionRow, "audit.jsonl": AuditRow}  # fmt: skip
-README = {"the use case": ("use case", "purpose"), "assumptions": ("assumption",), "setup": ("setup", "set up", "how to run"),
-          "results": ("result", "findings", "measured")}  # fmt: skip
+README = {"the use case": ("use case", "purpose"), "assumptions": ("assumption",),
+          "setup": ("setup", "set up", "how to run"), "results": ("result", "findings", "measured")}  # fmt: skip
 RISKS = {"limits": ("limit",), "failure cases": ("failure", "failed"), "controls": ("control",),
          "rollback": ("rollback", "roll back", "roll-back")}  # fmt: skip
 COSTS = {"tokens": ("token",), "seconds": ("second", "latency", " time "), "money": ("usd", "money", "price", "dollar"),
@@ -51,7 +52,8 @@ def check_files(submission: Submission, context: Context) -> list[Finding]:
     return [verdict(
         "rag.files", not problems, f"All {len(artifacts('06'))} files are there and readable.",
         problem=f"{len(problems)} files are missing or cannot be read. {problems[0][1] if problems else ''}",
-        expected=f"{len(artifacts('06'))} readable files", actual="; ".join(short(where, 40) for where, _ in problems[:8]),
+        expected=f"{len(artifacts('06'))} readable files",
+        actual="not these: " + "; ".join(short(where, 40) for where, _ in problems[:8]) if problems else "all",
         where=problems[0][0] if problems else "", fix="Hand in what one complete run of the lab wrote.",
         problems=[short(what, 200) for _, what in problems[:20]],
     )]  # fmt: skip
@@ -73,8 +75,8 @@ def check_config(submission: Submission, context: Context) -> list[Finding]:
     config, today = load_config(submission), context.corpus.as_of.isoformat()
     problems = [] if config.lab.startswith("06") else [f"lab is {short(config.lab, 20)!r}, not '06'"]
     problems += [] if config.as_of == today else [f"as_of is {config.as_of}, and the corpus is judged as of {today}"]
-    settings = (f"seed {config.seed}, {short(config.model, 40)}, {config.index.max_words} words with {config.index.overlap} "
-                f"overlap, {config.mode}, k = {config.k}")  # fmt: skip
+    size = f"{config.index.max_words} words with {config.index.overlap} overlap"
+    settings = f"seed {config.seed}, {short(config.model, 40)}, {size}, {config.mode}, k = {config.k}"
     return [verdict(
         "rag.config", not problems, f"Everything that the grader needs to run it again is recorded: {settings}.",
         problem=f"The configuration does not fit: {listed(problems)}.", expected=f"lab 06, as of {today}",
@@ -137,7 +139,7 @@ def _parameters(cell: dict[str, Any]) -> Iterator[tuple[str, int]]:
 
 
 def check_notebook(submission: Submission, context: Context) -> list[Finding]:
-    """rag.notebook: executed from the top, no error, no exercise left open. Outputs are read, never trusted as proof."""
+    """rag.notebook: executed from the top, no error, no exercise left open. Outputs are read and prove nothing."""
     cells = _cells(submission)
     counts = [cell["count"] for cell in cells]
     real = [count for count in counts if isinstance(count, int) and not isinstance(count, bool)]
@@ -146,8 +148,8 @@ def check_notebook(submission: Submission, context: Context) -> list[Finding]:
         problems.append(f"{len(cells) - len(real)} of {len(cells)} code cells were not executed")
     elif any(later <= earlier for earlier, later in itertools.pairwise(real)):
         problems.append("the cells were not executed from the top to the end")
-    errors = [number for number, cell in enumerate(cells, 1) for o in cell["outputs"] if o.get("output_type") == "error"]
-    problems += [f"code cell {number} ended with an error" for number in errors]
+    problems += [f"code cell {number} ended with an error" for number, cell in enumerate(cells, 1)
+                 if any(output.get("output_type") == "error" for output in cell["outputs"])]  # fmt: skip
     problems += [f"code cell {number} still raises NotImplementedError" for number, cell in enumerate(cells, 1)
                  if re.search(r"^\s*raise NotImplementedError", cell["source"], re.MULTILINE)]  # fmt: skip
     if not any("injected-parameters" in cell["tags"] or "parameters" in cell["tags"] for cell in cells):
@@ -179,7 +181,7 @@ def check_costs(submission: Submission, context: Context) -> list[Finding]:
     for name, value in metrics.model_dump().items():
         if not states(text, value):
             missing.append(f"{name} is {value:g} in metrics.json and is not stated")
-    return [_prose("rag.cost_notes", "cost-notes.md", missing, "tokens, seconds, money and scaling, as in metrics.json")]
+    return [_prose("rag.cost_notes", "cost-notes.md", missing, "tokens, seconds, money, scaling, as in metrics.json")]
 
 
 def check_reports(submission: Submission, context: Context) -> list[Finding]:
@@ -192,7 +194,7 @@ def check_reports(submission: Submission, context: Context) -> list[Finding]:
             missing.append(f"{name} does not state its {number} probes")
     if flat(key) not in flat(submission.text("deletion-test.md")):
         missing.append(f"deletion-test.md does not name {short(key)}")
-    return [_prose("rag.test_reports", "access-control-test.md", missing, "the number of probes, and the deleted document")]
+    return [_prose("rag.test_reports", "access-control-test.md", missing, "number of probes, and the deleted document")]
 
 
 def _prose(rule: str, name: str, missing: list[str], expected: str) -> Finding:
