@@ -116,9 +116,12 @@ def runtime_dir() -> Path:
         folder = Path(text) / "llm-course"
     else:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llm-course" / "run"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fix = "set COURSE_RUNTIME_DIR to a folder of your own"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ModelError(f"the server's runtime folder cannot be made: {error}", where=str(folder), fix=fix) from error
     if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
-        fix = "set COURSE_RUNTIME_DIR to a folder of your own"
         raise ModelError("the server's runtime folder belongs to another user", where=str(folder), fix=fix)
     folder.chmod(0o700)
     return folder

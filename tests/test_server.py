@@ -126,6 +126,8 @@ def test_a_killed_server_is_replaced_although_its_state_file_stays(gguf: Path, r
 def test_a_hung_server_is_replaced(gguf: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = _ensure(gguf)
     os.kill(before.pid, signal.SIGSTOP)
+    while psutil.Process(before.pid).status() != psutil.STATUS_STOPPED:
+        time.sleep(0.01)
     monkeypatch.setattr(server, "_answers", _impatient(server._answers))
     after = _ensure(gguf)
     assert after.pid != before.pid and _gone(before.pid)
@@ -257,6 +259,10 @@ def test_the_log_of_a_running_server_stays_bounded(tmp_path: Path, monkeypatch: 
 def test_a_foreign_runtime_folder_is_refused(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch, pytest.raises(ModelError, match="belongs to another user"):
         patch.setattr(os, "getuid", lambda: 424242)
+        server.runtime_dir()
+    (runtime.parent / "file").write_text("")
+    with monkeypatch.context() as patch, pytest.raises(ModelError, match="cannot be made"):
+        patch.setenv("COURSE_RUNTIME_DIR", str(runtime.parent / "file" / "run"))
         server.runtime_dir()
 
 
