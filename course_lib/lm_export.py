@@ -14,7 +14,32 @@ from course_lib.errors import DataError, ModelError
 QUANTISATIONS = {"f16": "F16", "q8_0": "Q8_0"}
 
 
-def export(checkpoint: Path | str, out: Path | str, *, kind: str = "f16", name: str = "course-lm") -> Path:
+CHECKPOINT_FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+                    "tokenizer_config.json", "chat_template.jinja")  # fmt: skip
+
+
+def export(checkpoint: Path | str, out_dir: Path | str, *, name: str = "instruct", kinds: tuple[str, ...] = ("f16",)) -> list[Path]:
+    """Publish a checkpoint: ``out_dir/name/`` with safetensors and tokenizer, and ``out_dir/name-KIND.gguf`` per kind.
+
+    Refreshes the SHA-256 manifest of ``out_dir`` and returns the GGUF files. Raises ModelError when a file is missing.
+    """
+    import shutil
+
+    from course_lib.checksums import write_checksums
+
+    source, target = Path(checkpoint), Path(out_dir) / name
+    missing = [f for f in CHECKPOINT_FILES if not (source / f).exists()]
+    if missing:
+        raise ModelError(f"the checkpoint lacks {', '.join(missing)}", where=str(source), fix="train it to its end")
+    target.mkdir(parents=True, exist_ok=True)
+    for file in CHECKPOINT_FILES:
+        shutil.copyfile(source / file, target / file)
+    made = [write_gguf(target, Path(out_dir) / f"{name}-{kind}.gguf", kind=kind, name=f"course-lm-{name}") for kind in kinds]
+    write_checksums(out_dir)
+    return made
+
+
+def write_gguf(checkpoint: Path | str, out: Path | str, *, kind: str = "f16", name: str = "course-lm") -> Path:
     """Write the safetensors checkpoint in folder ``checkpoint`` as one GGUF file ``out``; returns its path.
 
     kind: ``f16`` (matrices in half precision, norms in float32) or ``q8_0`` (blocks of 32, where the width divides).

@@ -14,6 +14,9 @@ import math
 from typing import Any
 
 WIDTH, LAYERS, HEADS, FEED_FORWARD, CONTEXT, THETA = 256, 6, 4, 512, 2048, 1e6
+# Standard deviation of an embedding entry. Adam moves every weight by about the learning rate per step, so what must
+# survive the first hundred steps has to be large beside it; the last norm's weight brings the logits back to scale.
+SPREAD = 0.3
 
 
 def config(tokenizer: Any, *, width: int = WIDTH, layers: int = LAYERS, heads: int = HEADS, inner: int = FEED_FORWARD) -> Any:
@@ -46,13 +49,14 @@ def new_model(tokenizer: Any, *, seed: int = 0, circuits: bool = True, **shape: 
 def _spread(model: Any) -> None:
     """Weights at the scale that a narrow model needs; layers write softly into the residual stream at first."""
     width = model.config.hidden_size
-    model.model.embed_tokens.weight.normal_(0.0, 0.04)
+    model.model.embed_tokens.weight.normal_(0.0, SPREAD)
+    model.model.norm.weight.fill_(0.04 / SPREAD)
     for number, layer in enumerate(model.model.layers):
         for part in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj,
                      layer.mlp.gate_proj, layer.mlp.up_proj):  # fmt: skip
             part.weight.normal_(0.0, 1.0 / math.sqrt(width))
-        layer.self_attn.o_proj.weight.normal_(0.0, 0.004 if number else 0.0015)
-        layer.mlp.down_proj.weight.normal_(0.0, 0.004 if number else 0.0015)
+        layer.self_attn.o_proj.weight.normal_(0.0, 0.1 * SPREAD if number else 0.04 * SPREAD)
+        layer.mlp.down_proj.weight.normal_(0.0, 0.1 * SPREAD if number else 0.04 * SPREAD)
 
 
 def _directions(model: Any, counts: dict[str, int]) -> dict[str, Any]:
@@ -78,8 +82,8 @@ def _wire(model: Any, tokenizer: Any) -> None:
     named = _directions(model, {"shared": 1, "inside": 1, "asked": 1, "before": size})
     embedding = model.model.embed_tokens.weight
     embedding -= (embedding @ named["shared"].T) @ named["shared"]
-    embedding *= 0.04 * math.sqrt(c.hidden_size) / embedding.norm(dim=-1, keepdim=True)
-    embedding += named["shared"] * 0.04 * math.sqrt(c.hidden_size)
+    embedding *= SPREAD * math.sqrt(c.hidden_size) / embedding.norm(dim=-1, keepdim=True)
+    embedding += named["shared"] * SPREAD * math.sqrt(c.hidden_size)
     _look_back(model, named["shared"][0], size)
     _mark_sources(model, named, tokenizer, size)
     _induction(model, named, size)
@@ -124,7 +128,7 @@ def _mark_sources(model: Any, named: dict[str, Any], tokenizer: Any, size: int) 
     attention.q_proj.weight[slow] = 0.8 * named["shared"][0]
     attention.k_proj.weight[slow] = 0.8 * bracket
     attention.v_proj.weight[rows.start] = bracket
-    attention.o_proj.weight[:, rows.start] = 0.05 * named["inside"][0]
+    attention.o_proj.weight[:, rows.start] = 1.25 * SPREAD * named["inside"][0]
 
 
 def _slow_dims(rows: slice, size: int) -> Any:
@@ -155,13 +159,13 @@ def _induction(model: Any, named: dict[str, Any], size: int) -> None:
     first.v_proj.weight[rows] *= 0.1
     first.v_proj.weight[rows][: len(dims)] = compare
     first.o_proj.weight[:, rows] *= 0.1
-    first.o_proj.weight[:, rows][:, : len(dims)] = 0.12 * named["before"][: len(dims)].T
+    first.o_proj.weight[:, rows][:, : len(dims)] = 3.0 * SPREAD * named["before"][: len(dims)].T
     second.q_proj.weight[rows] *= 0.1
     second.k_proj.weight[rows] *= 0.1
     second.q_proj.weight[dims] = 1.6 * compare
     second.k_proj.weight[dims] = 2.4 * named["before"][: len(dims)]
     second.v_proj.weight[rows] = copy
-    second.o_proj.weight[:, rows] = 0.45 * copy.T
+    second.o_proj.weight[:, rows] = 11.0 * SPREAD * copy.T
 
 
 def _find_asked(model: Any, named: dict[str, Any], tokenizer: Any, index: int, size: int) -> None:
@@ -179,4 +183,4 @@ def _find_asked(model: Any, named: dict[str, Any], tokenizer: Any, index: int, s
     attention.q_proj.weight[last] = named["shared"][0]
     attention.k_proj.weight[last] = 1.0 * question - 3.0 * named["inside"][0]
     attention.v_proj.weight[rows.start] = named["shared"][0] - question - 1.3 * named["inside"][0]
-    attention.o_proj.weight[:, rows.start] = 0.06 * named["asked"][0]
+    attention.o_proj.weight[:, rows.start] = 1.5 * SPREAD * named["asked"][0]

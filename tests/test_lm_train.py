@@ -38,7 +38,8 @@ def checkpoint(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def endpoint(checkpoint: Path):
-    gguf = lm_export.export(checkpoint, checkpoint.parent / "tiny.gguf")
+    gguf, small = lm_export.export(checkpoint, checkpoint.parent / "published", name="tiny", kinds=("f16", "q8_0"))
+    assert small.stat().st_size < gguf.stat().st_size and lm_export.verify(gguf.parent) == []
     return server.ensure(server.ServerConfig(model=gguf, alias="tiny"))
 
 
@@ -69,7 +70,7 @@ def test_unknown_stage_and_unknown_kind_are_refused(checkpoint: Path, tmp_path: 
     with pytest.raises(UsageError, match="unknown stage"):
         lm_train.train("magic", tmp_path)
     with pytest.raises(ModelError, match="unknown quantisation"):
-        lm_export.export(checkpoint, tmp_path / "x.gguf", kind="q1")
+        lm_export.write_gguf(checkpoint, tmp_path / "x.gguf", kind="q1")
 
 
 @pytest.mark.parametrize("name", list(CHATS))
