@@ -81,16 +81,16 @@ class Ranking:
     """How candidates become results; chosen on the development questions.
 
     per_document: most chunks of one document among the results, None for no limit. weights: of the two rankings in the
-    fusion. candidates: how deep each ranking is read. min_coverage: in the fusion a keyword hit counts only if it holds
-    this share of the question's term weight; a paraphrase shares few words with its answer, and what shares one of them
-    by chance would only push good neighbours down.
+    fusion. candidates: how deep each ranking is read. min_coverage: in the fusion a keyword hit counts by the share of
+    the question's term weight that it holds, and not at all below this share. A paraphrase has few words in common with
+    its answer, and what has one of them by chance would only push the good neighbours down.
     """
 
     per_document: int | None = 2
     dense_weight: float = 1.0
     bm25_weight: float = 1.0
     candidates: int = 50
-    min_coverage: float = 0.5
+    min_coverage: float = 0.3
 
 
 def sentence_vectors(chunks: Sequence[Chunk], embedder: Embedder) -> np.ndarray:
@@ -230,20 +230,25 @@ class Index:
         if not query.strip() or not keys:
             return ()
         asked, depth = expand_query(query, self.terms.vocabulary), max(self.ranking.candidates, k)
-        least = self.ranking.min_coverage if mode == "hybrid" else 0.0
         found: dict[str, list[tuple[str, float]]] = {}
         if mode != "bm25":
             found["dense"] = self.vectors.search(self.embedder.encode([asked], persist=False)[0], keys, depth)
         if mode != "dense":
-            found["bm25"] = self.terms.search(asked, keys, depth, least)
-        orders = {name: [chunk_id for chunk_id, _ in pairs] for name, pairs in found.items()}
-        weights = {"dense": self.ranking.dense_weight, "bm25": self.ranking.bm25_weight}
-        ranked = self.fuse(orders, weights) if mode == "hybrid" else found[mode]
-        ranks = {name: {chunk_id: rank for rank, chunk_id in enumerate(order, 1)} for name, order in orders.items()}
+            found["bm25"] = self.terms.search(asked, keys, depth)
+        ranked = self._fuse(asked, found) if mode == "hybrid" else found[mode]
+        ranks = {name: {chunk_id: n for n, (chunk_id, _) in enumerate(pairs, 1)} for name, pairs in found.items()}
         return tuple(
             Hit(self.chunks[name], rank, score, ranks.get("dense", {}).get(name), ranks.get("bm25", {}).get(name))
             for rank, (name, score) in enumerate(self._limit(ranked, k), 1)
         )
+
+    def _fuse(self, asked: str, found: dict[str, list[tuple[str, float]]]) -> list[tuple[str, float]]:
+        """Reciprocal rank fusion; drops the keyword hits below ``min_coverage`` from ``found``."""
+        covered = self.terms.coverage(asked)
+        found["bm25"] = [pair for pair in found["bm25"] if covered[pair[0]] >= self.ranking.min_coverage]
+        by_coverage = {name: self.ranking.bm25_weight * covered[name] for name, _ in found["bm25"]}
+        orders = {mode: [name for name, _ in pairs] for mode, pairs in found.items()}
+        return reciprocal_rank_fusion(orders, {"dense": self.ranking.dense_weight, "bm25": by_coverage})
 
     def _limit(self, ranked: Sequence[tuple[str, float]], k: int) -> list[tuple[str, float]]:
         most, taken, kept = self.ranking.per_document or k, {}, []

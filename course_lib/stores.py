@@ -122,44 +122,37 @@ class TermStore:
         """The chunk ids of a document that the store holds now."""
         return sorted(name for name, key, _ in self._rows if key == doc_key)
 
-    def search(
-        self, query: str, keys: Collection[str], n: int, min_coverage: float = 0.0
-    ) -> list[tuple[str, float]]:
-        """At most ``n`` pairs (chunk id, BM25 score) from the documents ``keys`` that share a term, best first.
-
-        min_coverage: the least share of the query's term weight (inverse document frequency) that a chunk must hold.
-        """
+    def search(self, query: str, keys: Collection[str], n: int) -> list[tuple[str, float]]:
+        """At most ``n`` pairs (chunk id, BM25 score) from the documents ``keys`` that share a term, best first."""
         asked = self._asked(query)
         known = [term for term in asked if term in self._postings]
         allowed = [position for position, row in enumerate(self._rows) if row[1] in keys]
         if not known or not allowed:
             return []
         scores = self._engine.get_scores(known)
-        covered = self._coverage(asked)
-        pairs = [
-            (self._rows[position][0], round(float(scores[position]), 6))
-            for position in allowed
-            if scores[position] > 0 and covered[position] >= min_coverage
-        ]
+        pairs = [(self._rows[place][0], round(float(scores[place]), 6)) for place in allowed if scores[place] > 0]
         return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))[:n]
+
+    def coverage(self, query: str) -> dict[str, float]:
+        """Chunk id -> share of the query's term weight (inverse document frequency) that the chunk holds, above 0 to 1.
+
+        A term that no chunk holds weighs most: a question full of unknown words is covered by nothing.
+        """
+        held: dict[int, float] = {}
+        total = 0.0
+        for term in self._asked(query):
+            rows = self._postings.get(term, [])
+            weight = math.log(1 + (len(self._rows) - len(rows) + 0.5) / (len(rows) + 0.5))
+            total += weight
+            for row in rows:
+                held[row] = held.get(row, 0.0) + weight
+        return {self._rows[row][0]: weight / total for row, weight in held.items()}
 
     def _asked(self, query: str) -> list[str]:
         """The distinct terms of a query. Who asks for 33(1) does not ask for every 33, where some text has 33(1)."""
         found = list(dict.fromkeys(terms(query)))
         exact = {term[: term.index("(")] for term in found if "(" in term and term in self._postings}
         return [term for term in found if term not in exact]
-
-    def _coverage(self, asked: Sequence[str]) -> np.ndarray:
-        """Share of the weight of the terms ``asked`` that each row holds; a term that no row holds weighs most."""
-        import numpy as np
-
-        held, total = np.zeros(len(self._rows)), 0.0
-        for term in asked:
-            rows = self._postings.get(term, [])
-            weight = math.log(1 + (len(self._rows) - len(rows) + 0.5) / (len(rows) + 0.5))
-            held[rows] += weight
-            total += weight
-        return held / total
 
     def _rebuild(self) -> None:
         import bm25s
@@ -174,12 +167,18 @@ class TermStore:
 
 
 def reciprocal_rank_fusion(
-    rankings: Mapping[str, Sequence[str]], weights: Mapping[str, float] | None = None, k: int = RRF_K
+    rankings: Mapping[str, Sequence[str]],
+    weights: Mapping[str, float | Mapping[str, float]] | None = None,
+    k: int = RRF_K,
 ) -> list[tuple[str, float]]:
-    """(id, score) by descending sum of weight / (k + rank) over the rankings; ties in order of the id."""
+    """(id, score) by descending sum of weight / (k + rank) over the rankings; ties in order of the id.
+
+    weights: of each ranking, a number or one number per id; 1 without it, as published.
+    """
     scores: dict[str, float] = {}
     for name, ranking in rankings.items():
         weight = 1.0 if weights is None else weights[name]
         for rank, item in enumerate(ranking, 1):
-            scores[item] = scores.get(item, 0.0) + weight / (k + rank)
+            own = weight[item] if isinstance(weight, Mapping) else weight
+            scores[item] = scores.get(item, 0.0) + own / (k + rank)
     return sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))

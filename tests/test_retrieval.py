@@ -21,7 +21,7 @@ from course_lib.chunking import GLOSSARY, chunk_document, expand_query, sections
 from course_lib.embeddings import SentenceEmbedder, default_embedder
 from course_lib.errors import AccessDenied, DataError, ModelError, UsageError
 from course_lib.retrieval import MODES, AuditLog, Index, Retrieval, sentence_vectors
-from course_lib.stores import VectorStore, reciprocal_rank_fusion
+from course_lib.stores import TermStore, VectorStore, reciprocal_rank_fusion
 
 OFFICER, ANALYST, COUNSEL, HALDEN = "u-officer", "u-analyst", "u-counsel", "u-halden"
 
@@ -214,6 +214,20 @@ def test_fusion_is_the_published_formula() -> None:
     assert tied[0][0] == "a", "a tie goes to the smaller id"
     weighted = reciprocal_rank_fusion({"dense": ["a"], "bm25": ["b"]}, {"dense": 1.0, "bm25": 2.0})
     assert weighted[0][0] == "b"
+    each = reciprocal_rank_fusion({"dense": ["a", "b"], "bm25": ["c", "b"]}, {"dense": 1.0, "bm25": {"b": 0.5, "c": 0}})
+    assert dict(each) == pytest.approx({"a": 1 / 61, "b": 1 / 62 + 0.5 / 62, "c": 0.0})
+
+
+def test_coverage_is_the_share_of_the_term_weight() -> None:
+    store = TermStore()
+    bodies = ("The cat sleeps.", "The cat eats fish.", "A dog barks.")
+    store.add([chunk for n, body in enumerate(bodies) for chunk in chunk_document(document(f"d-{n}", body, title="X"))])
+    covered = store.coverage("cat fish")
+    assert covered["d-1@1#00"] == pytest.approx(1.0)
+    assert 0 < covered["d-0@1#00"] < 0.5, "the rarer word weighs more"
+    assert "d-2@1#00" not in covered
+    assert store.coverage("cat unknown words")["d-0@1#00"] < 0.3
+    assert store.coverage("") == {}
 
 
 def test_filtered_vector_search_equals_exact_cosine() -> None:
