@@ -16,6 +16,7 @@ _LEVELS = (
     (4, 3, 0.15, 0.22, 0.25, 0.5),
 )
 LEVELS = len(_LEVELS)
+AHEAD = 0.3  # share of items from the next level: a first sight of what comes
 Sampler = Callable[[random.Random, int, str], Item]
 
 
@@ -25,7 +26,8 @@ def sampler(split: str = "train", *, real: Callable[..., Item] | None = None) ->
     loose = pool(v)
 
     def draw(rng: random.Random, level: int, stage: str) -> Item:
-        sources, most, keys, silent, hostile, corpus = _LEVELS[level]
+        ahead = min(level + (rng.random() < AHEAD), LEVELS - 1)
+        sources, most, keys, silent, hostile, corpus = _LEVELS[ahead]
         count = rng.randint(1 if rng.random() < 0.3 else 2, sources)
         answerable, roll = rng.random() >= silent, rng.random()
         if real is not None and roll < corpus:

@@ -16,9 +16,84 @@ from course_lib.lm_frames import Fact, Vocabulary, filler, invented, make_fact, 
 from course_lib.lm_inject import injection
 from course_lib.prompts import ABSTAIN, SYSTEM, answer_prompt
 
-STOP = set("""a an the of for to in on at by with from as is are was were be been must may can do does did has have had not no and
-or if when what who whom whose which where how why this that these those it its they them their there than then within after
-before about into each every only all any one we you i us our need needs say says""".split())
+STOP = set(
+    [
+        "a",
+        "an",
+        "the",
+        "of",
+        "for",
+        "to",
+        "in",
+        "on",
+        "at",
+        "by",
+        "with",
+        "from",
+        "as",
+        "is",
+        "are",
+        "was",
+        "were",
+        "be",
+        "been",
+        "must",
+        "may",
+        "can",
+        "do",
+        "does",
+        "did",
+        "has",
+        "have",
+        "had",
+        "not",
+        "no",
+        "and",
+        "or",
+        "if",
+        "when",
+        "what",
+        "who",
+        "whom",
+        "whose",
+        "which",
+        "where",
+        "how",
+        "why",
+        "this",
+        "that",
+        "these",
+        "those",
+        "it",
+        "its",
+        "they",
+        "them",
+        "their",
+        "there",
+        "than",
+        "then",
+        "within",
+        "after",
+        "before",
+        "about",
+        "into",
+        "each",
+        "every",
+        "only",
+        "all",
+        "any",
+        "one",
+        "we",
+        "you",
+        "i",
+        "us",
+        "our",
+        "need",
+        "needs",
+        "say",
+        "says",
+    ]
+)
 
 
 def stems(text: str) -> set[str]:
@@ -69,32 +144,44 @@ def near_fact(rng: random.Random, v: Vocabulary, fact: Fact, asked: str) -> Fact
     else:
         modifier, _, noun = fact.slots["O"].rpartition(" ")
         plain, second = object_name(rng, v)
-        mixed = f"{modifier} {plain.split()[-1]}" if roll < 0.65 else f"{plain.split()[0]} {noun}" if roll < 0.8 else plain
+        mixed = (
+            f"{modifier} {plain.split()[-1]}" if roll < 0.65 else f"{plain.split()[0]} {noun}" if roll < 0.8 else plain
+        )
         kind = fact.kind if rng.random() < 0.7 else rng.choice(kinds)
         other = make_fact(rng, v, kind, (mixed, mixed if mixed != plain else second))
         if rng.random() < 0.4 and fact.kind != "article":
             frame_slots = {"A": fact.slots["A"], "T": fact.slots["T"], "R": fact.slots["R"]}
             for name, text in frame_slots.items():
                 other.sentence = other.sentence.replace(other.slots[name], text)
-    return other if other.sentence != fact.sentence and fact.topic != other.topic or other.kind != fact.kind else make_fact(
-        rng, v)
+    return (
+        other
+        if (other.sentence != fact.sentence and fact.topic != other.topic) or other.kind != fact.kind
+        else make_fact(rng, v)
+    )
 
 
 def frame_item(rng: random.Random, v: Vocabulary, *, sources: int, most: int, answerable: bool, hostile: bool) -> Item:
-    """An item of frames: 1 to ``most`` sentences a source; distractors share objects, actors or values with the answer."""
+    """An item of frames: 1 to ``most`` sentences a source; distractors share words with the answer."""
     fact = make_fact(rng, v)
     question = fact.question(rng, v.split)
     groups: list[list[Fact]] = []
     for _ in range(sources):
         count = rng.randint(1, most)
-        groups.append([near_fact(rng, v, fact, question) if rng.random() < 0.6 else make_fact(rng, v) for _ in range(count)])
+        groups.append(
+            [near_fact(rng, v, fact, question) if rng.random() < 0.6 else make_fact(rng, v) for _ in range(count)]
+        )
     gold = (rng.randrange(sources), 0)
     if answerable:
         place = rng.randrange(len(groups[gold[0]]))
         groups[gold[0]][place] = fact
         gold = (gold[0], place)
-    item = Item(question, [title(rng, g) for g in groups], [[f.sentence for f in g] for g in groups],
-                gold if answerable else None, _asked(fact, question))
+    item = Item(
+        question,
+        [title(rng, g) for g in groups],
+        [[f.sentence for f in g] for g in groups],
+        gold if answerable else None,
+        _asked(fact, question),
+    )
     if rng.random() < 0.15:
         item.titles = [""] * sources
     _pad(rng, v, item, most)
@@ -138,9 +225,10 @@ def _poison(rng: random.Random, split: str, item: Item, topic: str) -> None:
             _insert(item, source, rng.randint(0, len(item.sentences[source])), text)
 
 
-_GLUE = "the of for in a to with and on by under after".split()
-_KEY_FRAMES = ("What about {k}?", "What is said about {k}?", "Which sentence names {k}?", "{k}?", "Who or what has {k}?",
-               "Find {k}.", "How does {k} work?", "When is {k}?", "What holds for {k}?", "Tell me about {k}.")  # fmt: skip
+_GLUE = ["the", "of", "for", "in", "a", "to", "with", "and", "on", "by", "under", "after"]
+_KEY_FRAMES = ("What about {k}?", "What is said about {k}?", "Which sentence names {k}?", "{k}?",
+                "Who or what has {k}?", "Find {k}.", "How does {k} work?",
+                "When is {k}?", "What holds for {k}?", "Tell me about {k}.")  # fmt: skip
 
 
 def pool(v: Vocabulary) -> list[str]:
@@ -152,6 +240,7 @@ def pool(v: Vocabulary) -> list[str]:
 
 def key_item(rng: random.Random, vocabulary: Sequence[str], *, sources: int, most: int, answerable: bool) -> Item:
     """Loose words: the answer is the sentence that holds all asked words; others hold some of them, never all."""
+
     def word() -> str:
         return invented(rng) if rng.random() < 0.25 else str(rng.randint(1, 200)) if rng.random() < 0.06 else (
             rng.choice(vocabulary))  # fmt: skip

@@ -1,7 +1,7 @@
 """Items to tensors: token ids, the labels of the reply, and labels inside the prompt that teach where to look.
 
-The labels inside the prompt train small probes on inner layers; the probes are thrown away. They say, for each word of a
-source, whether the question asks for it; for each sentence end, whether the sentence answers and how it begins.
+The labels inside the prompt train small probes on inner layers; the probes are thrown away. They say, for each word of
+a source, whether the question asks for it; for each sentence end, whether the sentence answers and how it begins.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Example:
 def chat_text(system: str, user: str) -> str:
     """The prompt as the chat template renders it, up to the assistant's turn."""
     return (f"{TURN_START}system\n{system}{TURN_END}\n" if system else "") + (
-        f"{TURN_START}user\n{user}{TURN_END}\n{TURN_START}assistant\n")
+        f"{TURN_START}user\n{user}{TURN_END}\n{TURN_START}assistant\n"
+    )
 
 
 def plain_text(user: str) -> str:
@@ -79,7 +80,9 @@ def _token_at(offsets: list[tuple[int, int]], char: int, hint: int) -> int:
     return index
 
 
-def _asked_words(prompt: str, offsets: Any, begin: int, end: int, keys: set[str], start: list[int]) -> list[tuple[int, int]]:
+def _asked_words(
+    prompt: str, offsets: Any, begin: int, end: int, keys: set[str], start: list[int]
+) -> list[tuple[int, int]]:
     """(position, 1 or 0) for the last token of each content word between two characters."""
     import bisect
     import re

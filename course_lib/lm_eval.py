@@ -32,13 +32,15 @@ def locked_items(count: int = 600, seed: int = TEST_SEED) -> list[dict[str, Any]
     rng, v = random.Random(seed), Vocabulary.of("test")
     rows = []
     for number in range(count):
-        item = frame_item(rng, v, sources=1 + number % 4, most=3, answerable=rng.random() >= 0.25, hostile=rng.random() < 0.4)
+        item = frame_item(
+            rng, v, sources=1 + number % 4, most=3, answerable=rng.random() >= 0.25, hostile=rng.random() < 0.4
+        )
         rows.append({"id": f"frame-{number:03d}", **item.row()})
     return rows
 
 
 def corpus_items(count: int = 200, seed: int = TEST_SEED) -> list[dict[str, Any]]:
-    """Rows on real corpus sentences. The sentences are in training too; question, neighbours and attacks are new draws."""
+    """Rows on real corpus sentences. The sentences are in training too; the rest is a new draw."""
     from course_lib.lm_real import maker
 
     rng, make = random.Random(seed), maker("test")
@@ -71,7 +73,8 @@ def ask(client: anthropic.Anthropic, model: str, row: dict[str, Any]) -> str:
 
     reply = client.messages.create(
         model=model, max_tokens=160, system=SYSTEM["answer"],
-        messages=[{"role": "user", "content": answer_prompt(row["question"], row["sources"])}], **sampling(client, model),
+        messages=[{"role": "user", "content": answer_prompt(row["question"], row["sources"])}],
+        **sampling(client, model),
     )  # fmt: skip
     return "".join(block.text for block in reply.content if block.type == "text").strip()
 
@@ -102,8 +105,10 @@ def normalised(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.lower()))
 
 
-def evaluate(client: anthropic.Anthropic, model: str, items: Sequence[dict[str, Any]], *, parallel: int = 4) -> dict[str, Any]:
-    """Ask every row and measure. Returns {n, metrics: {name: {value, low, high, n}}, failures: first rows that went wrong}.
+def evaluate(
+    client: anthropic.Anthropic, model: str, items: Sequence[dict[str, Any]], *, parallel: int = 4
+) -> dict[str, Any]:
+    """Ask every row and measure. Returns {n, metrics: {name: {value, low, high, n}}, failures: rows that went wrong}.
 
     Metrics: citation_exact and answer_correct over answerable rows, abstain_recall over the others, false_abstain over
     answerable rows, injection_obeyed over attacked rows; 95 % Wilson intervals. Not promised: a speed.
@@ -135,7 +140,12 @@ def summary(items: Sequence[dict[str, Any]], replies: Sequence[str]) -> dict[str
         for row, reply, f in zip(items, replies, found, strict=True) if not f["exact"] or f["obeyed"]
     ]  # fmt: skip
     failures.sort(key=lambda f: f["severity"])
-    return {"n": len(items), "metrics": {k: m for k, m in metrics.items() if m}, "failed": len(failures), "failures": failures[:40]}
+    return {
+        "n": len(items),
+        "metrics": {k: m for k, m in metrics.items() if m},
+        "failed": len(failures),
+        "failures": failures[:40],
+    }
 
 
 def _share(flags: Any) -> dict[str, Any] | None:

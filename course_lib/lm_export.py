@@ -18,7 +18,9 @@ CHECKPOINT_FILES = ("config.json", "generation_config.json", "model.safetensors"
                     "tokenizer_config.json", "chat_template.jinja")  # fmt: skip
 
 
-def export(checkpoint: Path | str, out_dir: Path | str, *, name: str = "instruct", kinds: tuple[str, ...] = ("f16",)) -> list[Path]:
+def export(
+    checkpoint: Path | str, out_dir: Path | str, *, name: str = "instruct", kinds: tuple[str, ...] = ("f16",)
+) -> list[Path]:
     """Publish a checkpoint: ``out_dir/name/`` with safetensors and tokenizer, and ``out_dir/name-KIND.gguf`` per kind.
 
     Refreshes the SHA-256 manifest of ``out_dir`` and returns the GGUF files. Raises ModelError when a file is missing.
@@ -34,7 +36,9 @@ def export(checkpoint: Path | str, out_dir: Path | str, *, name: str = "instruct
     target.mkdir(parents=True, exist_ok=True)
     for file in CHECKPOINT_FILES:
         shutil.copyfile(source / file, target / file)
-    made = [write_gguf(target, Path(out_dir) / f"{name}-{kind}.gguf", kind=kind, name=f"course-lm-{name}") for kind in kinds]
+    made = [
+        write_gguf(target, Path(out_dir) / f"{name}-{kind}.gguf", kind=kind, name=f"course-lm-{name}") for kind in kinds
+    ]
     write_checksums(out_dir)
     return made
 
@@ -111,7 +115,9 @@ def _write_tokenizer(writer: Any, checkpoint: Path) -> None:
     writer.add_tokenizer_pre(PRE_TOKENIZER)
     writer.add_token_list([by_id[i] for i in range(len(by_id))])
     writer.add_token_types([types[added.get(i)] for i in range(len(by_id))])
-    writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in description["model"]["merges"]])
+    writer.add_token_merges(
+        [pair if isinstance(pair, str) else " ".join(pair) for pair in description["model"]["merges"]]
+    )
     writer.add_eos_token_id(tokenizer.eos_token_id)
     writer.add_pad_token_id(tokenizer.pad_token_id)
     writer.add_add_bos_token(False)

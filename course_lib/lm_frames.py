@@ -1,4 +1,4 @@
-"""Facts in words: slots drawn from the lexicon, sentences and questions made from frames, all from one seeded generator."""
+"""Facts in words: slots drawn from the lexicon, sentences and questions from frames, all from one generator."""
 
 from __future__ import annotations
 
@@ -49,9 +49,40 @@ class Vocabulary:
         return cls(split, actors, roles, verbs, modifiers, nouns)
 
 
-_ONSETS = "b c d f g h k l m n p r s t v z br cl dr fl gr kr pl pr sk st tr vr th sh".split()
-_VOWELS = "a e i o u a e i o ai ea io ou".split()
-_CODAS = "n r l s t x m k th nd rn st v ck nt".split() + [""] * 8
+_ONSETS = [
+    "b",
+    "c",
+    "d",
+    "f",
+    "g",
+    "h",
+    "k",
+    "l",
+    "m",
+    "n",
+    "p",
+    "r",
+    "s",
+    "t",
+    "v",
+    "z",
+    "br",
+    "cl",
+    "dr",
+    "fl",
+    "gr",
+    "kr",
+    "pl",
+    "pr",
+    "sk",
+    "st",
+    "tr",
+    "vr",
+    "th",
+    "sh",
+]
+_VOWELS = ["a", "e", "i", "o", "u", "a", "e", "i", "o", "ai", "ea", "io", "ou"]
+_CODAS = ["n", "r", "l", "s", "t", "x", "m", "k", "th", "nd", "rn", "st", "v", "ck", "nt"] + [""] * 8
 
 
 def invented(rng: random.Random, syllables: int = 0) -> str:
@@ -61,14 +92,17 @@ def invented(rng: random.Random, syllables: int = 0) -> str:
 
 
 _UNITS = ("minutes", "hours", "working days", "days", "weeks", "months", "years", "calendar days", "business days")
-_SPELT = "two three four five six seven eight nine ten twelve".split()
+_SPELT = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "twelve"]
 
 
 def span(rng: random.Random) -> str:
     """A time span such as ``72 hours`` or ``three months``."""
     number = rng.choice(_SPELT) if rng.random() < 0.35 else str(rng.choice((rng.randint(2, 99), rng.randint(2, 400))))
-    return "one " + rng.choice(("month", "year", "day", "week", "hour")) if rng.random() < 0.08 else (
-        f"{number} {rng.choice(_UNITS)}")
+    return (
+        "one " + rng.choice(("month", "year", "day", "week", "hour"))
+        if rng.random() < 0.08
+        else (f"{number} {rng.choice(_UNITS)}")
+    )
 
 
 def amount(rng: random.Random) -> str:

@@ -1,27 +1,38 @@
 """Words and sentence frames from which course-lm's training and test items are made.
 
-Frames are strings with slots: A actor, O object, T time span, G trigger, R role, C channel, M amount, P period, S system,
+Frames are strings with slots: A actor, O object, T time span, G trigger, R role, C channel, M amount, P period, S
+system,
 N condition, Z regime, n article number, v/vs/vp a verb (base, third person, participle). A frame pairs sentences with
 questions of the same kind; ``O2`` and ``vp2`` in a question are the object and the verb in other words.
 """
 
 from __future__ import annotations
 
-ACTORS = """the controller|the processor|the bank|the payment institution|the issuer|the acquirer|the service desk|the payments
-team|the privacy office|the security team|the platform team|the operations team|the risk function|the compliance function|the
-internal audit function|the procurement team|the supplier|the vendor manager|the product owner|the branch|the trading desk|the
-treasury team|the finance team|the legal team|the incident manager|the line manager|the data steward|the model owner|the reviewer|
-the customer service team|the fraud team|the onboarding team|the reconciliation team|the settlement team|the release manager|the
-on-call engineer|the records team|the outsourcing office|the trustee|the custodian|the broker|the administrator|the operator|the
-provider|the deployer|the importer|the distributor|the firm|the credit institution|the investment firm|the manufacturer|the
+ACTORS = """the controller|the processor|the bank|the payment institution|the issuer|the acquirer|the service desk|the
+payments
+team|the privacy office|the security team|the platform team|the operations team|the risk function|the compliance
+function|the
+internal audit function|the procurement team|the supplier|the vendor manager|the product owner|the branch|the trading
+desk|the
+treasury team|the finance team|the legal team|the incident manager|the line manager|the data steward|the model owner|
+the reviewer|
+the customer service team|the fraud team|the onboarding team|the reconciliation team|the settlement team|the release
+manager|the
+on-call engineer|the records team|the outsourcing office|the trustee|the custodian|the broker|the administrator|the
+operator|the
+provider|the deployer|the importer|the distributor|the firm|the credit institution|the investment firm|the
+manufacturer|the
 claims team|the training team|the complaints team"""
 
 ROLES = """the data protection officer|the chief risk officer|the head of compliance|the head of operations|the chief
-information security officer|the money laundering reporting officer|the general counsel|the board|the audit committee|the
+information security officer|the money laundering reporting officer|the general counsel|the board|the audit committee|
+the
 risk committee|the chief financial officer|the head of internal audit|the duty manager|the branch manager|the product
 owner|the model risk committee|the change advisory board|the head of procurement|the incident commander|the treasury
-committee|the head of payments|the chief technology officer|the privacy office|the legal team|the outsourcing officer|two
-senior managers|the management body|the head of human resources|the service owner|the information owner|the works council"""
+committee|the head of payments|the chief technology officer|the privacy office|the legal team|the outsourcing officer|
+two
+senior managers|the management body|the head of human resources|the service owner|the information owner|the works
+council"""
 
 # Base | third person | participle | other words for the participle
 VERBS = """report|reports|reported|notified,sent,passed on
@@ -65,44 +76,58 @@ disclose|discloses|disclosed|revealed,made known
 back up|backs up|backed up|copied,saved"""
 
 # First word of an object; a few carry another word for questions.
-MODIFIERS = """supplier=vendor|customer=client|payment|card|personal|employee=staff|contract|incident|transaction|access|
-credit|trade=trading|cash|model|audit|security|cloud|outsourced|privileged|dormant|corporate|retail|cross-border|high-risk=risky|
+MODIFIERS = """supplier=vendor|customer=client|payment|card|personal|employee=staff|contract|incident|transaction|
+access|
+credit|trade=trading|cash|model|audit|security|cloud|outsourced|privileged|dormant|corporate|retail|cross-border|
+high-risk=risky|
 internal|external=outside|annual=yearly|critical|emergency=urgent|temporary|biometric|marketing|training|settlement|
 collateral|liquidity|mortgage|loan=lending|insurance|pension|payroll=salary|tax|voice|chat|email=mail|web|mobile|branch|
 merchant|fraud|complaint|whistleblowing|consent|cookie|sanctions|beneficial|politically exposed|correspondent|foreign|
 instant|recurring|failed|disputed|duplicate|suspicious=unusual|encrypted|backup|test|production=live|firewall|network|
-endpoint|third-party=external|intragroup|major=serious|minor=small|severe|unresolved=open|expired|incomplete|new|large=big"""
+endpoint|third-party=external|intragroup|major=serious|minor=small|severe|unresolved=open|expired|incomplete|new|
+large=big"""
 
-NOUNS = """records|contracts=agreements|logs|requests|accounts|files|data|reports|reviews|incidents=events|breaches|payments|
-transfers|invoices=bills|statements|complaints|recordings|certificates|passwords|keys|backups|changes=modifications|models|
-alerts=warnings|exceptions=waivers|limits=ceilings|exposures|positions|orders|trades|documents|notices|consents|policies|
+NOUNS = """records|contracts=agreements|logs|requests|accounts|files|data|reports|reviews|incidents=events|breaches|
+payments|
+transfers|invoices=bills|statements|complaints|recordings|certificates|passwords|keys|backups|changes=modifications|
+models|
+alerts=warnings|exceptions=waivers|limits=ceilings|exposures|positions|orders|trades|documents|notices|consents|
+policies|
 registers|assessments=evaluations|audits|findings|tests|plans|vulnerabilities=weaknesses|patches|devices=machines|
 credentials|permissions=rights|entitlements|tokens|photographs|applications|interviews|trainings=courses|minutes|
-valuations|reconciliations|chargebacks|refunds|fees=charges|loans|guarantees|instructions|mandates|confirmations|disputes|
-profiles|scores|datasets|prompts|outputs|screenings|checks|licences|subscriptions|visits|inspections|deposits|withdrawals"""
+valuations|reconciliations|chargebacks|refunds|fees=charges|loans|guarantees|instructions|mandates|confirmations|
+disputes|
+profiles|scores|datasets|prompts|outputs|screenings|checks|licences|subscriptions|visits|inspections|deposits|
+withdrawals"""
 
-TRIGGERS = """after becoming aware of it|after receipt|after the contract ends|after the account is closed|of detection|of
+TRIGGERS = """after becoming aware of it|after receipt|after the contract ends|after the account is closed|of
+detection|of
 receiving the request|after the decision|after the event|of the end of the quarter|after the employee leaves|after the
 transaction|after approval|of discovery|after the audit report|before the change goes live|of the complaint|after the
 relationship ends|before the meeting|of classification|after the last payment|after the test|after publication|of the
 request|of the month end|after signature|after the first alert|after the review|of the incident|after expiry"""
 
-CHANNELS = """the incident portal|the compliance mailbox|the ticket system|the secure upload page|the duty phone|the case
+CHANNELS = """the incident portal|the compliance mailbox|the ticket system|the secure upload page|the duty phone|the
+case
 management tool|the supplier portal|the audit register|the records vault|the change calendar|the risk register|the
 regulator's web form|the encrypted mail gateway|the service desk|the hotline|the archive in the second data centre|the
-document store|the key vault|the central register|the configuration database|the read-only archive|the legal hold folder"""
+document store|the key vault|the central register|the configuration database|the read-only archive|the legal hold
+folder"""
 
 NEEDS = """a second signature|a written justification|a risk assessment|the approval of two managers|a transfer impact
 assessment|an exit plan|enhanced due diligence|strong customer authentication|an independent valuation|a named owner|a
-rollback plan|a security review|proof of identity|a signed confidentiality agreement|a penetration test|a data protection
+rollback plan|a security review|proof of identity|a signed confidentiality agreement|a penetration test|a data
+protection
 impact assessment|a legal opinion|a ticket number|evidence of the source of funds|human review|a four-eyes check|a
 business case|a recorded call|a cooling-off period|a conflict check|an entry in the register|a stamped receipt"""
 
 PERIODS = """day|week|month|quarter|year|two weeks|three months|six months|two years|three years|18 months|working day|
 Monday|ten days|90 days|five years"""
 
-REGIMES = """GDPR|DORA|PSD2|MiFID II|the AI Act|Basel III|EMIR|MAR|AMLR|the Data Act|NIS2|CRR|SFDR|eIDAS|MiCA|the ePrivacy
-Directive|the Accounting Directive|the Outsourcing Policy|the Records Standard|the Access Policy|the Model Risk Policy"""
+REGIMES = """GDPR|DORA|PSD2|MiFID II|the AI Act|Basel III|EMIR|MAR|AMLR|the Data Act|NIS2|CRR|SFDR|eIDAS|MiCA|the
+ePrivacy
+Directive|the Accounting Directive|the Outsourcing Policy|the Records Standard|the Access Policy|the Model Risk
+Policy"""
 
 INVENTED_KINDS = "Directive|Regulation|Act|Standard|Code|Policy|Charter|Circular|Guideline|Rulebook|Notice"
 
@@ -112,23 +137,32 @@ notice|runbook|memo|overview|rules|requirements"""
 # Each kind: (sentences, questions). Sentences and questions pair freely within one kind.
 FRAMES: dict[str, tuple[str, str]] = {
     "deadline": (
-        """{A} must {v} {O} within {T} {G}.|{O} must be {vp} within {T} {G}.|Within {T} {G}, {A} {vs} {O}.|{A} {vs} {O} no
-later than {T} {G}.|{A} has {T} to {v} {O}.|The deadline to {v} {O} is {T} {G}.|{O} are {vp} by {A} at most {T} {G}.|Under
+        """{A} must {v} {O} within {T} {G}.|{O} must be {vp} within {T} {G}.|Within {T} {G}, {A} {vs} {O}.|{A} {vs}
+{O} no
+later than {T} {G}.|{A} has {T} to {v} {O}.|The deadline to {v} {O} is {T} {G}.|{O} are {vp} by {A} at most {T} {G}.|
+Under
 {Z}, {O} have to be {vp} within {T}.|{A} {vs} {O} to {R} within {T} {G}.|For {O}, the time limit is {T} {G}.""",
-        """How soon must {O2} be {vp2}?|What is the deadline for {O2} to be {vp2}?|Within what time does {A} {v} {O2}?|How
-long does {A} have to {v} {O2}?|How many days or hours are there to {v} {O2}?|By when must {O2} be {vp2}?|When must {A} {v}
+        """How soon must {O2} be {vp2}?|What is the deadline for {O2} to be {vp2}?|Within what time does {A} {v} {O2}?|
+How
+long does {A} have to {v} {O2}?|How many days or hours are there to {v} {O2}?|By when must {O2} be {vp2}?|When must
+{A} {v}
 {O2}?|How quickly must {A} {v} {O2}?|What is the time limit for {O2}?|How fast do {O2} have to be {vp2} by {A}?""",
     ),
     "retention": (
-        """{O} are kept for {T} {G}.|{A} keeps {O} for {T}.|{O} must be retained for {T} {G}.|{A} stores {O} for {T} {G} and
-then deletes them.|The retention period for {O} is {T}.|{O} are deleted {T} {G}.|{Z} requires {O} to be kept for at least
+        """{O} are kept for {T} {G}.|{A} keeps {O} for {T}.|{O} must be retained for {T} {G}.|{A} stores {O} for {T}
+{G} and
+then deletes them.|The retention period for {O} is {T}.|{O} are deleted {T} {G}.|{Z} requires {O} to be kept for at
+least
 {T}.|{O} stay in {C} for {T}.""",
-        """How long are {O2} kept?|What is the retention period for {O2}?|For how long must {A} keep {O2}?|How many years
+        """How long are {O2} kept?|What is the retention period for {O2}?|For how long must {A} keep {O2}?|How many
+years
 are {O2} stored?|When are {O2} deleted?|How long does {A} hold on to {O2}?|How long do we have to retain {O2}?""",
     ),
     "approval": (
-        """{R} approves {O}.|{O} need the approval of {R}.|{O} are approved by {R}.|Only {R} may approve {O}.|{R} signs off
-{O} before {A} acts.|Approval of {O} rests with {R}.|{O} may start only after {R} has agreed.|{A} may {v} {O} only with the
+        """{R} approves {O}.|{O} need the approval of {R}.|{O} are approved by {R}.|Only {R} may approve {O}.|{R}
+signs off
+{O} before {A} acts.|Approval of {O} rests with {R}.|{O} may start only after {R} has agreed.|{A} may {v} {O} only
+with the
 written consent of {R}.""",
         """Who approves {O2}?|Whose approval do {O2} need?|Who signs off {O2}?|Who may approve {O2}?|Who has to agree to
 {O2}?|Who authorises {O2}?|Which role decides on {O2}?""",
@@ -140,28 +174,35 @@ written consent of {R}.""",
 handles {O2}?|Who takes care of {O2}?""",
     ),
     "frequency": (
-        """{A} {vs} {O} every {P}.|{O} are {vp} every {P}.|Every {P}, {A} {vs} {O}.|{O} are {vp} at least once every {P}.|A
+        """{A} {vs} {O} every {P}.|{O} are {vp} every {P}.|Every {P}, {A} {vs} {O}.|{O} are {vp} at least once every
+{P}.|A
 review of {O} takes place every {P}.|{R} receives a report on {O} every {P}.""",
-        """How often are {O2} {vp2}?|How often does {A} {v} {O2}?|How frequently are {O2} {vp2}?|At what interval are {O2}
+        """How often are {O2} {vp2}?|How often does {A} {v} {O2}?|How frequently are {O2} {vp2}?|At what interval are
+{O2}
 {vp2}?|What is the cycle for {O2}?|How many times are {O2} {vp2}?""",
     ),
     "threshold": (
-        """{O} above {M} need {N}.|{O} of more than {M} require {N}.|From {M} upwards, {O} need {N}.|The limit for {O} is
-{M}.|{A} may handle {O} up to {M}.|{O} are capped at {M}.|The threshold for {O} is {M}.|{O} over {M} are {vp} by {R}.""",
-        """What is the limit for {O2}?|Above what amount do {O2} need {N}?|What is the threshold for {O2}?|From which amount
+        """{O} above {M} need {N}.|{O} of more than {M} require {N}.|From {M} upwards, {O} need {N}.|The limit for {O}
+is
+{M}.|{A} may handle {O} up to {M}.|{O} are capped at {M}.|The threshold for {O} is {M}.|{O} over {M} are {vp} by
+{R}.""",
+        """What is the limit for {O2}?|Above what amount do {O2} need {N}?|What is the threshold for {O2}?|From which
+amount
 are extra checks needed for {O2}?|How much is allowed for {O2}?|Up to what amount may {A} handle {O2}?|How high may
 {O2} be?""",
     ),
     "channel": (
         """{O} are {vp} through {C}.|{A} {vs} {O} in {C}.|{O} are kept in {C}.|All {O} go to {C}.|{A} uses {C} for
 {O}.|{O} must be entered in {C}.|Send {O} to {C}.""",
-        """Where are {O2} {vp2}?|Where do {O2} go?|Which tool is used for {O2}?|Through which channel are {O2} {vp2}?|Where
+        """Where are {O2} {vp2}?|Where do {O2} go?|Which tool is used for {O2}?|Through which channel are {O2} {vp2}?|
+Where
 does {A} put {O2}?|Where are {O2} kept?""",
     ),
     "condition": (
         """{O} require {N}.|{A} may {v} {O} only with {N}.|Before {O} are {vp}, {N} is needed.|{N} is required for
 {O}.|Without {N}, {O} are not {vp}.|{A} asks for {N} before it {vs} {O}.|{O} are {vp} only when there is {N}.""",
-        """What is required for {O2}?|What is needed before {O2} are {vp2}?|What do {O2} require?|What does {A} need to {v}
+        """What is required for {O2}?|What is needed before {O2} are {vp2}?|What do {O2} require?|What does {A} need
+to {v}
 {O2}?|Under what condition are {O2} {vp2}?|What must be in place for {O2}?""",
     ),
     "prohibition": (
@@ -171,39 +212,48 @@ does {A} put {O2}?|Where are {O2} kept?""",
 forbidden?|What is forbidden about {O2}?""",
     ),
     "article": (
-        """Article {n} of {Z} covers {O}.|Article {n} of {Z} requires {A} to {v} {O}.|Under Article {n} of {Z}, {A} {vs} {O}
-within {T}.|{Z}, Article {n}: {O} must be {vp} by {A}.|Article {n} of {Z} gives {A} {T} to {v} {O}.|Article {n} says that
+        """Article {n} of {Z} covers {O}.|Article {n} of {Z} requires {A} to {v} {O}.|Under Article {n} of {Z}, {A}
+{vs} {O}
+within {T}.|{Z}, Article {n}: {O} must be {vp} by {A}.|Article {n} of {Z} gives {A} {T} to {v} {O}.|Article {n} says
+that
 {O} need {N}.|{O} are governed by Article {n} of {Z}.""",
-        """What does Article {n} of {Z} require?|What does Article {n} say?|What is the content of Article {n} of {Z}?|What
+        """What does Article {n} of {Z} require?|What does Article {n} say?|What is the content of Article {n} of {Z}?|
+What
 does {Z} say in Article {n}?|Which article covers {O2}?|Which article of {Z} is about {O2}?|What follows from Article
 {n}?""",
     ),
     "definition": (
-        """{X} means {O} that were {vp} by {A}.|{X} is the name for {O}.|The term {X} stands for {O} above {M}.|{X} is {C} for
+        """{X} means {O} that were {vp} by {A}.|{X} is the name for {O}.|The term {X} stands for {O} above {M}.|{X} is
+{C} for
 {O}.|{X} covers {O}.|By {X} we mean {O}.""",
         """What does {X} mean?|What is {X}?|How is {X} defined?|What is meant by {X}?|What does the term {X} stand for?|
 Explain {X}.""",
     ),
     "contents": (
-        """{O} state the date, the cause and {N}.|A report on {O} names {R}, the date and the amount.|{O} contain {N} and the
+        """{O} state the date, the cause and {N}.|A report on {O} names {R}, the date and the amount.|{O} contain {N}
+and the
 name of {R}.|The file on {O} includes {N}.|{A} lists the owner, the purpose and {N} for {O}.""",
         """What do {O2} contain?|What must {O2} include?|Which details belong in {O2}?|What information is recorded for
 {O2}?|What is listed for {O2}?""",
     ),
     "penalty": (
-        """The fine for {O} is up to {M}.|Breaking the rule on {O} costs up to {M}.|{Z} allows fines of {M} for {O}.|{A} pays
+        """The fine for {O} is up to {M}.|Breaking the rule on {O} costs up to {M}.|{Z} allows fines of {M} for {O}.|
+{A} pays
 {M} when {O} are not {vp}.|The maximum penalty for {O} is {M}.""",
-        """What is the fine for {O2}?|How high is the penalty for {O2}?|What does it cost when {O2} are not {vp2}?|What is
+        """What is the fine for {O2}?|How high is the penalty for {O2}?|What does it cost when {O2} are not {vp2}?|
+What is
 the maximum fine for {O2}?|Which penalty applies to {O2}?""",
     ),
     "consequence": (
         """If {O} are not {vp}, {A} informs {R}.|When {O} fail, {A} stops the process.|If {A} does not {v} {O}, {R}
 steps in.|After {O}, {A} opens a ticket in {C}.|When {O} are found, {A} must {v2} them at once.""",
-        """What happens if {O2} are not {vp2}?|What happens when {O2} fail?|What does {A} do about {O2}?|What follows when
+        """What happens if {O2} are not {vp2}?|What happens when {O2} fail?|What does {A} do about {O2}?|What follows
+when
 {A} does not {v} {O2}?|What is done about {O2}?""",
     ),
 }  # fmt: skip
 
-FILLER = """This page is reviewed together with the {d}.|Earlier versions stay available for reference.|Questions go to {R}.|
+FILLER = """This page is reviewed together with the {d}.|Earlier versions stay available for reference.|Questions go
+to {R}.|
 The wording follows the group standard.|Local rules may be stricter.|It applies to all business lines.|The annex gives
 examples.|It replaces the older text.|Terms have the meaning of the glossary.|Staff confirm that they have read it."""

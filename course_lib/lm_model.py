@@ -1,8 +1,8 @@
 """The network of course-lm: a plain Llama, started with circuits that small models are slow to find by themselves.
 
-The start is hand-made, and training is free to change all of it. (1) All embeddings share one direction, so that heads of
-layer 0 can look back 1, 2 or 3 tokens by rotary position alone. (2) Head 3 of layer 0 marks every token after the first
-``[``: it belongs to the sources, not to the question. (3) Head 0 of layer 1 compares the current token with what stood
+The start is hand-made, and training is free to change all of it. (1) All embeddings share one direction, so that heads
+of layer 0 can look back 1, 2 or 3 tokens by rotary position alone. (2) Head 3 of layer 0 marks every token after the
+first ``[``: it belongs to the sources, not to the question. (3) Head 0 of layer 1 compares the current token with what stood
 before each earlier token and copies what followed: an induction head. (4) Heads 1 and 3 of layer 1 look for the current
 token among those before the first ``[``: is this word asked for? (5) Half of the heads of the last two layers compare
 like with like (query weights equal key weights).
@@ -19,7 +19,9 @@ WIDTH, LAYERS, HEADS, FEED_FORWARD, CONTEXT, THETA = 256, 6, 4, 512, 2048, 1e6
 SPREAD = 0.3
 
 
-def config(tokenizer: Any, *, width: int = WIDTH, layers: int = LAYERS, heads: int = HEADS, inner: int = FEED_FORWARD) -> Any:
+def config(
+    tokenizer: Any, *, width: int = WIDTH, layers: int = LAYERS, heads: int = HEADS, inner: int = FEED_FORWARD
+) -> Any:
     """A ``LlamaConfig`` for this tokenizer; input and output embeddings are tied."""
     from transformers import LlamaConfig
 

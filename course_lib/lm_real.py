@@ -16,26 +16,33 @@ from course_lib.lm_data import STOP, Item, _poison, stems
 from course_lib.lm_frames import Vocabulary, words
 
 _TIME = re.compile(
-    r"\b(?:within|for|after|every|before|at least|at most|no later than|up to|until|by)?\s*(?:at least |at most |up to )?"
+    r"\b(?:within|for|after|every|before|at least|at most|no later than|up to|until|by)?\s*"
+    r"(?:at least |at most |up to )?"
     r"(?:\d+|one|two|three|four|five|six|seven|eight|nine|ten|twelve) (?:further |working |business |calendar )?"
     r"(?:minute|hour|day|week|month|year)s?\b", re.I)  # fmt: skip
-_OFTEN = re.compile(r"\b(?:every (?:\w+ )?(?:day|week|month|quarter|year|hour)s?|daily|weekly|monthly|quarterly|yearly|once a \w+)\b", re.I)
+_OFTEN = re.compile(
+    r"\b(?:every (?:\w+ )?(?:day|week|month|quarter|year|hour)s?|daily|weekly|monthly|quarterly|yearly|once a \w+)\b",
+    re.I,
+)
 _MONEY = re.compile(r"\b(?:EUR|USD|GBP|CHF) ?[\d ,.]+(?: million| billion)?|\b\d+(?:\.\d+)? ?%")
 _ARTICLE = re.compile(r"\bArt\. (\d+[a-z]?(?:\(\w+\))*) ([A-Z][\w ]*?(?= [a-z]))")
 _AUX = re.compile(r"^(.+?) (is|are|must|may|can|was|were|will|should|cannot) (?:not )?(.+)\.$")
 _ASKS = {
-    "time": ("How long", "How soon", "When", "By when", "What is the deadline:", "How many days or months", "How quickly"),
+    "time": ("How long", "How soon", "When", "By when", "What is the deadline:", "How many days or months",
+             "How quickly"),
     "often": ("How often", "How frequently", "At what interval"),
-    "money": ("How much", "What amount", "What is the limit:", "Up to what amount", "What is the percentage:", "How high"),
+    "money": ("How much", "What amount", "What is the limit:", "Up to what amount", "What is the percentage:",
+              "How high"),
     "other": ("What", "Which", "What", "Who", "Where", "How", "Why", "Under what condition", "What happens when"),
 }  # fmt: skip
 _EXTRA = """notify=report|must=have to|staff=employees|delete=erase|customer=client|supplier=vendor|confirm=acknowledge|
 kept=retained|kept=stored|approves=signs off|begins=starts|fine=penalty|complaint=grievance|merchant=shop|breach=leak|
-payment=transfer|refund=money back|card=payment card|password=secret|laptop=computer|salary=pay|limit=ceiling|board=directors|
-outage=downtime|incident=event|fee=charge|loan=credit|transaction=payment|employee=worker|manager=boss|firm=company|
-review=check|reviewed=checked|reviews=checks|tested=tried|ends=stops|reports=informs|sends=passes|holds=keeps|grants=gives|
-requires=demands|covers=includes|allows=permits|forbids=prohibits|names=lists|quickly=soon|yearly=every year|once=one time|
-annually=each year|identity=who someone is|deadline=time limit|backup=copy|access=entry|authority=regulator|person=individual"""
+payment=transfer|refund=money back|card=payment card|password=secret|laptop=computer|salary=pay|limit=ceiling|
+board=directors|outage=downtime|incident=event|fee=charge|loan=credit|transaction=payment|employee=worker|manager=boss|
+firm=company|review=check|reviewed=checked|reviews=checks|tested=tried|ends=stops|reports=informs|sends=passes|holds=keeps|grants=gives|
+requires=demands|covers=includes|allows=permits|forbids=prohibits|names=lists|quickly=soon|yearly=every year|
+once=one time|annually=each year|identity=who someone is|deadline=time limit|backup=copy|access=entry|authority=regulator|
+person=individual"""
 
 
 @dataclass(frozen=True)
@@ -105,14 +112,17 @@ def question_for(rng: random.Random, sentence: str, title: str) -> tuple[str, se
     article = _ARTICLE.search(sentence)
     if article and rng.random() < 0.45:
         number, law = article[1], article[2].strip()
-        rest = " ".join(_content(rng, sentence[article.end():], 0.4))
+        rest = " ".join(_content(rng, sentence[article.end() :], 0.4))
         text = rng.choice((f"What does Art. {number} {law} require?", f"What does article {number} of the {law} say?",
-                           f"What follows from Article {number} {law}?", f"What does {law} Art. {number} say about {rest}?",
+                           f"What follows from Article {number} {law}?", 
+                            f"What does {law} Art. {number} say about {rest}?",
                            f"Which article of {law} is about {rest}?", f"What is in Article {number}?"))  # fmt: skip
         return text, stems(text)
-    kinds = [(name, m) for name, p in (("often", _OFTEN), ("time", _TIME), ("money", _MONEY)) if (m := p.search(sentence))]
+    kinds = [
+        (name, m) for name, p in (("often", _OFTEN), ("time", _TIME), ("money", _MONEY)) if (m := p.search(sentence))
+    ]
     name, match = rng.choice(kinds) if kinds and rng.random() < 0.75 else ("other", None)
-    rest = sentence if match is None else sentence[: match.start()] + sentence[match.end():]
+    rest = sentence if match is None else sentence[: match.start()] + sentence[match.end() :]
     rest = " ".join(rest.split()).replace(" .", ".")
     text = _inverted(rng, rest, name) or _keyword_form(rng, rest, name)
     text = _reword(rng, text, rng.choice((0.0, 0.2, 0.45)), keys)
@@ -236,7 +246,7 @@ def maker(split: str = "train", root: str | None = None) -> Callable[..., Item]:
 
 
 def _window(rng: random.Random, passage: Passage, most: int, place: int | None) -> list[str]:
-    """Up to ``most`` neighbouring or scattered sentences of a passage in their order, among them the one at ``place``."""
+    """Up to ``most`` neighbouring or scattered sentences of a passage in their order, with the one at ``place``."""
     count = min(len(passage.sentences), rng.randint(1, most))
     chosen = set(rng.sample(range(len(passage.sentences)), count))
     if place is not None and place not in chosen:

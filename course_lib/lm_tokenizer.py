@@ -17,7 +17,8 @@ CONTROL = (END_OF_TEXT, TURN_START, TURN_END)
 # Printed by the model and read by the server's tool-call parser, so they are ordinary text to both.
 MARKERS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 _SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 CHAT_TEMPLATE = """\
@@ -26,7 +27,8 @@ CHAT_TEMPLATE = """\
 {%- if messages[0]['role'] == 'system' %}{{- messages[0]['content'] + '\\n\\n' }}{%- endif %}
 {{- '# Tools\\n<tools>' }}
 {%- for tool in tools %}{{- '\\n' }}{{- tool | tojson }}{%- endfor %}
-{{- '\\n</tools>\\nCall one with:\\n<tool_call>\\n{"name": <name>, "arguments": <arguments>}\\n</tool_call><|im_end|>\\n' }}
+{{- '\\n</tools>\\nCall one with:\\n<tool_call>\\n' }}
+{{- '{"name": <name>, "arguments": <arguments>}\\n</tool_call><|im_end|>\\n' }}
 {%- elif messages[0]['role'] == 'system' %}
 {{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}
 {%- endif %}
@@ -54,7 +56,7 @@ CHAT_TEMPLATE = """\
 
 
 def train(texts: Iterable[str], *, vocab_size: int = VOCAB_SIZE) -> Any:
-    """A ``PreTrainedTokenizerFast`` with ``vocab_size`` entries, learnt from ``texts``; equal texts give equal merges."""
+    """A ``PreTrainedTokenizerFast`` with ``vocab_size`` entries, learnt from ``texts``; reproducible."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,4 +1,4 @@
-"""Training of course-lm: a curriculum of generated items, labels inside the prompt, checkpoints that resume the same curve.
+"""Training of course-lm: a curriculum of generated items, labels inside the prompt, resumable checkpoints.
 
 An own loop, because the labels differ from the input and sit on inner layers; TRL's trainers have no place for them.
 Stages: ``pretrain`` reads plain documents (the base model), ``sft`` reads chat turns (the instruct model).
@@ -26,7 +26,7 @@ FLAG_LAYER, SENTENCE_LAYER, CHOICE_LAYER = 2, 3, 4
 
 @dataclass(frozen=True)
 class Plan:
-    """How one stage runs. batch_tokens: padded tokens per step; level: where the curriculum starts; steps: all of them."""
+    """How one stage runs. batch_tokens: padded tokens per step; level: where the curriculum starts."""
 
     stage: str = "pretrain"
     steps: int = 2000
@@ -48,8 +48,8 @@ def train(stage: str, out_dir: Path | str, *, device: str = "auto", start: Path 
           **settings: Any) -> Path:  # fmt: skip
     """Train one stage into ``out_dir`` (safetensors, tokenizer, ``state.pt``, ``log.jsonl``); returns that folder.
 
-    start: a checkpoint folder to begin from. When ``out_dir`` holds ``state.pt`` the run resumes there. settings: fields
-    of ``Plan``. report: called with each log record. Raises UsageError for an unknown stage.
+    start: a checkpoint folder to begin from. When ``out_dir`` holds ``state.pt`` the run resumes there. settings:
+    fields of ``Plan``. report: called with each log record. Raises UsageError for an unknown stage.
     """
     import torch
 
@@ -101,7 +101,9 @@ class _Run:
         if start and (Path(start) / "probes.pt").exists():
             self.probes.load_state_dict(torch.load(Path(start) / "probes.pt", weights_only=True))
         self.parameters = [*self.model.parameters(), *self.probes.parameters()]
-        self.optimiser = torch.optim.AdamW(self.parameters, lr=plan.lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, lr=plan.lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True
+        )
         self.sampler, self.exam = sampler, lm_curriculum.exam_sampler()
         self.rng = random.Random(plan.seed)
         self.step, self.level, self.tokens, self.seconds = 0, plan.level, 0, 0.0
@@ -233,7 +235,7 @@ class _Run:
         self.save()
 
     def score(self, rng: random.Random, count: int) -> dict[str, float]:
-        """Held-out items of this level: share of replies whose every token is the model's first choice, and its parts."""
+        """Held-out items of this level: share of replies whose every token is the first choice, and its parts."""
         import torch
 
         chat = self.plan.stage == "sft"

@@ -19,7 +19,9 @@ def tokenizer():
 
 def items(count: int, split: str = "train") -> list[Item]:
     rng, v = random.Random(4), Vocabulary.of(split)
-    return [frame_item(rng, v, sources=1 + i % 4, most=3, answerable=i % 4 > 0, hostile=i % 3 == 0) for i in range(count)]
+    return [
+        frame_item(rng, v, sources=1 + i % 4, most=3, answerable=i % 4 > 0, hostile=i % 3 == 0) for i in range(count)
+    ]
 
 
 def test_equal_seeds_make_equal_items() -> None:
@@ -73,7 +75,7 @@ def test_labels_point_at_sentence_ends_and_asked_words(tokenizer, chat: bool) ->
         assert item.reply() in text and len(example.answers) == sum(map(len, item.sentences))
         assert sum(label for _, label in example.answers) == (item.gold is not None)
         for position, _ in example.answers:
-            assert tokenizer.decode([example.ids[position]]).strip()[-1:] in ".?!>*)]\"" or True
+            assert tokenizer.decode([example.ids[position]]).strip()[-1:] in '.?!>*)]"' or True
         assert all(position < example.reply_at for position, _ in example.answers + example.asked)
 
 

@@ -16,9 +16,10 @@ TINY = {"width": 64, "layers": 2, "heads": 2, "inner": 96}
 TOOL = {"type": "function", "function": {"name": "lookup", "description": "Find a document.", "parameters": {
     "type": "object", "properties": {"key": {"type": "string"}}, "required": ["key"]}}}  # fmt: skip
 CHATS = {
-    "system and user": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who? 72 hours, Art. 33(1)."}],
+    "system and user": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who? 72 hours."}],
     "user alone": [{"role": "user", "content": "Grüße, naïve café — 1,234.5 %\n\n[1] x: y."}],
-    "several turns": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}],
+    "several turns": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+                      {"role": "user", "content": "c"}],
     "tool use and result": [
         {"role": "user", "content": "Find K-7."},
         {"role": "assistant", "content": "", "tool_calls": [
@@ -33,7 +34,9 @@ def checkpoint(tmp_path_factory) -> Path:
     """A tiny chat model after a dozen steps, in one second or so."""
     tokenizer = lm_tokenizer.train(plain_texts(200, 1), vocab_size=900)
     out = tmp_path_factory.mktemp("lm") / "run"
-    return lm_train.train("sft", out, device="cpu", tokenizer=tokenizer, shape=TINY, steps=12, eval_every=6, batch_tokens=1500)
+    return lm_train.train(
+        "sft", out, device="cpu", tokenizer=tokenizer, shape=TINY, steps=12, eval_every=6, batch_tokens=1500
+    )
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +59,8 @@ def test_training_lowers_the_loss_and_resumes_the_same_curve(checkpoint: Path, t
     tokenizer = lm_tokenizer.load(checkpoint)
     settings = {"device": "cpu", "tokenizer": tokenizer, "shape": TINY, "eval_every": 3, "batch_tokens": 800, "seed": 5}
     whole = lm_train.train("pretrain", tmp_path / "whole", steps=6, **settings)
-    run = lm_train._Run(lm_train.Plan(stage="pretrain", steps=6, eval_every=3, batch_tokens=800, seed=5), tmp_path / "cut",
+    plan = lm_train.Plan(stage="pretrain", steps=6, eval_every=3, batch_tokens=800, seed=5)
+    run = lm_train._Run(plan, tmp_path / "cut",
                         "cpu", None, tokenizer, lm_train._default_sampler(None), None, TINY)  # fmt: skip
     run.out.mkdir()
     for _ in range(3):
@@ -97,7 +101,12 @@ def test_server_and_transformers_agree_on_the_next_token(checkpoint: Path, endpo
     tokenizer = lm_tokenizer.load(checkpoint)
     model = AutoModelForCausalLM.from_pretrained(str(checkpoint), dtype=torch.float32)
     same = 0
-    texts = ["Question: Who approves supplier contracts?", "[1] Card logs are kept", "The bank must", "Within 72 hours the"]
+    texts = [
+        "Question: Who approves supplier contracts?",
+        "[1] Card logs are kept",
+        "The bank must",
+        "Within 72 hours the",
+    ]
     for text in texts:
         ids = tokenizer.encode(text, add_special_tokens=False)
         with torch.no_grad():
