@@ -167,7 +167,7 @@ def _scrub(value: Any, doc_key: str, quote: re.Pattern[str] | None) -> Any:
         return [_scrub(item, doc_key, quote) for item in value]
     if not isinstance(value, dict):
         return value
-    row = {name: _scrub(item, doc_key, quote) for name, item in value.items()}
+    row = {_scrub(name, doc_key, quote): _scrub(item, doc_key, quote) for name, item in value.items()}
 
     def of_document(item: Any) -> bool:
         return isinstance(item, str) and (item == doc_key or item.startswith(f"{doc_key}#"))

@@ -172,9 +172,9 @@ class Index:
 
     def user(self, user: User | str) -> User:
         """The current record for an id. A record is taken as it is: whoever passes it has authenticated it."""
-        if not isinstance(user, str):
+        if not isinstance(user, str) and isinstance(getattr(user, "id", None), str):
             return user
-        if user not in self.users:
+        if not isinstance(user, str) or user not in self.users:
             raise AccessDenied("This user is unknown.", where="Index.user", fix="Use an id from users.yaml.")
         return self.users[user]
 

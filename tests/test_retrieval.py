@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,29 @@ def test_a_damaged_vector_is_computed_again(minilm: SentenceEmbedder) -> None:
         assert np.allclose(SentenceEmbedder(folder=minilm._folder).encode(["soon damaged"]), good, atol=1e-5)
 
 
+def test_several_writers_share_one_cache(tmp_path: Path) -> None:
+    """Each reader sees no vector or a whole one, whoever writes it at the same time."""
+    texts = [f"text {n}" for n in range(40)]
+
+    def work(_: int) -> np.ndarray:
+        own = SentenceEmbedder(folder=tmp_path)
+        own._compute = HashedWords().encode  # type: ignore[method-assign,assignment]
+        return np.concatenate([own.encode(texts[n : n + 10]) for n in (0, 10, 20, 30)])
+
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(work, range(24)))
+    assert all(np.array_equal(rows, results[0]) for rows in results)
+    assert SentenceEmbedder(folder=tmp_path).known(texts) == 40
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_cache_that_cannot_be_written_costs_only_the_cache(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    own = SentenceEmbedder(folder=tmp_path / "file")
+    own._compute = HashedWords().encode  # type: ignore[method-assign,assignment]
+    assert own.encode(["text"]).shape == (1, 256)
+
+
 def test_forgetting_reaches_memory_and_disk(minilm: SentenceEmbedder) -> None:
     minilm.encode(["to be forgotten", "to be kept"])
     assert minilm.forget(["to be forgotten", "never seen"]) == 1
@@ -308,8 +332,9 @@ def test_wrong_arguments_are_named(index: Index) -> None:
         index.search("x", ANALYST, "sparse")  # type: ignore[arg-type]
     with pytest.raises(UsageError):
         index.search("x", ANALYST, k=0)
-    with pytest.raises(AccessDenied):
-        index.search("x", "u-nobody")
+    for nobody in ("u-nobody", "", None, 7, object()):
+        with pytest.raises(AccessDenied):
+            index.search("x", nobody)  # type: ignore[arg-type]
 
 
 def test_two_builds_are_equal_and_the_fingerprint_follows_content() -> None:
@@ -466,7 +491,7 @@ def artifacts(tmp_path: Path) -> list[Path]:
          "sources": [f"Merger memo: {quoted}", "Strong authentication: Two of three."], "answer": "[1] In March."},
         {"id": "b", "retrieved": ["psd2-note@1#00"], "cited": ["psd2-note@1#00"], "sources": ["Two of three."],
          "answer": "[1] Two of three."},
-        {"id": "c", "deep": {"list": [f"He said: the  purchase of\nHarbour ledger {quoted[30:]} So."]}},
+        {"id": "c", "deep": {quoted: 1, "list": [f"He said: the  purchase of\nHarbour ledger {quoted[30:]} So."]}},
     ]  # fmt: skip
     files = [tmp_path / "rows.jsonl", tmp_path / "results.json", tmp_path / "notes.md"]
     files[0].write_bytes("".join(json.dumps(row) + "\r\n" for row in rows).encode())
@@ -490,7 +515,7 @@ def test_deletion_reaches_everything_and_proves_it(index: Index, artifacts: list
     assert rows[0]["sources"] == ["[deleted]", "Strong authentication: Two of three."]
     assert rows[0]["answer"] == "[deleted]"
     assert rows[0]["retrieved"] == ["merger-memo@1#00", "psd2-note@1#00"]
-    assert "Harbour" not in rows[2]["deep"]["list"][0]
+    assert "Harbour" not in json.dumps(rows[2])
     assert artifacts[0].read_bytes().splitlines()[1] == untouched
     assert index.embedder.known([chunk.search_text]) == 0  # type: ignore[attr-defined]
     for mode in MODES:
