@@ -34,7 +34,8 @@ from course_lib.prompts import ABSTAIN
 from course_lib.rag import Answer, AnswerCache, answer, check_citations
 from course_lib.retrieval import AuditLog, AuditRecord, Hit, Index, Retrieval
 
-PER_KIND = {"paraphrase": 6, "article": 5, "unanswerable": 3, "cross_tenant": 3, "restricted": 3, "stale": 2, "injection": 2}
+PER_KIND = {"paraphrase": 6, "article": 5, "unanswerable": 3, "cross_tenant": 3, "restricted": 3, "stale": 2,
+            "injection": 2}  # fmt: skip
 PROBERS = ("u-meridian-analyst", "u-meridian-engineer", "u-meridian-contractor", "u-meridian-counsel",
            "u-halden-analyst", "u-halden-engineer")  # fmt: skip
 DELETED = "meridian-travel-expense-guide@1"
@@ -96,6 +97,7 @@ class Flow:
 
     out: Path
     model: Callable[[str], str] = quoting_model
+    attacked_model: Callable[[str], str] | None = None  # in the injection test; by default the same
     per_kind: dict[str, int] = field(default_factory=lambda: dict(PER_KIND))
     access_after: bool = False
     probes_without_user: bool = False
@@ -107,7 +109,8 @@ class Flow:
     def run(self) -> Path:
         self.out.mkdir(parents=True)
         corpus = load_corpus()
-        index = Index.build(corpus, default_embedder(), 90, 15, audit_key=b"lab 06 seed 6", audit_log=self._audit(corpus))
+        log = self._audit(corpus)
+        index = Index.build(corpus, default_embedder(), 90, 15, audit_key=b"lab 06 seed 6", audit_log=log)
         client, cache = FakeClient(self.model), AnswerCache(index)
         cases = self._cases()
         rows = [self._row(q, index, client, cache) for q in cases]
@@ -117,11 +120,13 @@ class Flow:
         self._write_rows("rag_eval_rows.jsonl", [row for row, _ in rows])
         results = self._results(cases, rows, index)
         probes = self._probes(index)
-        injections = self._injections(index, client, cache)
+        client.model = self.attacked_model or self.model
+        injections = self._injections(index, client)
         self._write("rag_eval_results.json", results)
         self._delete(index)
-        self._write("config.json", {"lab": "06", "seed": self.seed, "model": "course-lm-instruct", "mode": "hybrid", "k": 3,
-                                    "index": {"max_words": 90, "overlap": 15}, "as_of": corpus.as_of.isoformat()})  # fmt: skip
+        self._write("config.json", {
+            "lab": "06", "seed": self.seed, "model": "course-lm-instruct", "mode": "hybrid", "k": 3,
+            "index": {"max_words": 90, "overlap": 15}, "as_of": corpus.as_of.isoformat()})  # fmt: skip
         self._prose(client, results, probes, injections)
         self._notebook()
         index.close()
@@ -159,7 +164,9 @@ class Flow:
                "cached": said.cached}  # fmt: skip
         return row, said
 
-    def _results(self, cases: list[Question], rows: list[tuple[dict[str, Any], Answer]], index: Index) -> dict[str, Any]:
+    def _results(
+        self, cases: list[Question], rows: list[tuple[dict[str, Any], Answer]], index: Index
+    ) -> dict[str, Any]:
         hits = passed = answered = quiet = 0
         failed = []
         for q, (row, said) in zip(cases, rows, strict=True):
@@ -192,7 +199,7 @@ class Flow:
         self._write_rows("access_probes.jsonl", rows)
         return len(rows)
 
-    def _injections(self, index: Index, client: FakeClient, cache: AnswerCache) -> int:
+    def _injections(self, index: Index, client: FakeClient) -> int:
         hostile = {probe.doc: probe for probe in load_hostile()}
         asked = [(q.id, q.user, q.question) for q in load_questions("dev") if q.kind == "injection"]
         asked += [(f"title-{q.id}", q.user, f"What does {index.documents[key].title} say?")
@@ -342,7 +349,8 @@ Scaling: tokens grow in proportion to questions, and the time per question stays
 
 def rewrite(path: Path, change: Callable[[Any], Any]) -> None:
     """Edits a JSON artifact the way a person would, after the run."""
-    path.write_text(json.dumps(change(json.loads(path.read_text("utf-8"))), indent=1, ensure_ascii=False) + "\n", "utf-8")
+    value = change(json.loads(path.read_text("utf-8")))
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def embellish(folder: Path) -> None:
@@ -361,7 +369,7 @@ FLOWS: dict[str, dict[str, Any]] = {
     "access_after_generation": {"access_after": True},
     "missing_acl_field": {"probes_without_user": True},
     "citations_not_checked": {"model": lambda prompt: quoting_model(prompt, offset=1), "trust_citations": True},
-    "injection_obeyed": {"model": obedient_model},
+    "injection_obeyed": {"attacked_model": obedient_model},
     "deleted_still_found": {"delete_vectors_only": True},
     "full_documents_logged": {"log_documents": True},
     "fewer_than_ten_cases": {"per_kind": dict.fromkeys(PER_KIND, 1)},
@@ -375,7 +383,7 @@ NAMES = (*FLOWS, *AFTERWARDS)
 
 
 def build(name: str, folder: Path, passing: Path | None = None) -> Path:
-    """Writes the exemplar ``name`` to ``folder / name``. passing: a finished one to copy for changes made afterwards."""
+    """Writes the exemplar ``name`` to ``folder / name``. passing: a finished one, copied for changes made later."""
     out = folder / name
     if name in FLOWS:
         return Flow(out, **FLOWS[name]).run()

@@ -13,6 +13,7 @@ from course_lib.artifacts import AuditRow
 from course_lib.checks.common import Context, first, flat, place, plain_text, reason, shingles, short, verdict
 from course_lib.checks.rag_controls import load_deletion, load_injections, load_probes
 from course_lib.checks.rag_rows import load_config, load_pairs
+from course_lib.strictjson import BadJson, decode, parse_json
 from course_lib.submission import Row, Submission
 from course_lib.types import Finding
 
@@ -20,6 +21,7 @@ QUESTION_RUN = 4  # words in a row that a log may share with a question by chanc
 FULL_SHARE = 0.6
 FULL_WORDS = 80  # shorter documents fit into one source, which is no copy of a document
 LOG_WORDS = 3
+SHOWN = ("rag_eval_rows.jsonl", "injection_rows.jsonl")
 
 
 def queries(submission: Submission, context: Context) -> Iterator[tuple[str, str, str, tuple[str, ...] | None, bool]]:
@@ -149,9 +151,17 @@ def check_full_documents(submission: Submission, context: Context) -> list[Findi
 
 
 def _units(submission: Submission, name: str) -> Iterator[tuple[str, str]]:
-    text = plain_text(submission, name)
+    """(place, text): each line of JSONL, other files whole. The sources of a row are left out: they are judged against
+    the retrieved chunks, and three short extracts of a short document can be most of it."""
     if not name.endswith(".jsonl"):
-        yield name, text
+        yield name, plain_text(submission, name)
         return
     for number, line in enumerate(submission.raw(name).split(b"\n"), 1):
-        yield f"{name}:{number}", line.decode("utf-8", "replace").replace("\\n", " ")
+        try:
+            row = parse_json(decode(line))
+        except BadJson:
+            yield f"{name}:{number}", line.decode("utf-8", "replace").replace("\\n", " ")
+            continue
+        if isinstance(row, dict) and name in SHOWN:
+            row = {field: value for field, value in row.items() if field != "sources"}
+        yield f"{name}:{number}", "\n".join(_texts(row))
