@@ -17,6 +17,7 @@ from course_lib.chunking import Chunk, chunk_document, split_sentences
 from course_lib.errors import AccessDenied, UsageError
 from course_lib.prompts import ABSTAIN, SYSTEM
 from course_lib.rag import (
+    LEXICAL_SHARE,
     Answer,
     AnswerCache,
     answer,
@@ -26,6 +27,7 @@ from course_lib.rag import (
     is_abstention,
     parse_citations,
     quote_supported,
+    sentence_scores,
     without_citations,
 )
 from course_lib.retrieval import Index
@@ -93,6 +95,17 @@ def test_the_sentence_that_answers_is_kept_and_order_too() -> None:
     assert text == "Mixed: Art. 33(1) GDPR requires the controller to tell the authority within 72 hours."
     both = compress("What does Art. 33(1) GDPR require?", chunk, 26, HashedWords())
     assert both.index("33(2)") < both.index("33(1)")
+
+
+def test_a_sentence_is_scored_by_likeness_and_by_shared_terms() -> None:
+    model = HashedWords()
+    sentences = ["The controller tells the authority.", "Visitors sign the book.", "controller authority deadline"]
+    cosine = model.encode(sentences) @ model.encode(["controller authority deadline"])[0]
+    shares = [2 / 3, 0.0, 1.0]
+    mix = zip(cosine, shares, strict=True)
+    wanted = [(1 - LEXICAL_SHARE) * float(near) + LEXICAL_SHARE * share for near, share in mix]
+    assert sentence_scores("controller authority deadline", sentences, model) == pytest.approx(wanted, abs=1e-5)
+    assert sentence_scores("anything", [], model) == []
 
 
 def test_a_sentence_is_never_cut_even_when_it_is_too_long() -> None:

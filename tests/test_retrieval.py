@@ -296,10 +296,24 @@ def test_a_keyword_hit_by_chance_does_not_count_in_the_fusion(index: Index) -> N
     assert (exact.chunk.id, exact.bm25_rank) == ("breach-policy@1#01", 1)
 
 
+def test_a_fused_score_is_rank_based_and_weighed_by_coverage(index: Index) -> None:
+    asked = "notified within 72 hours of dawn"
+    hit = index.search(asked, ANALYST).hits[0]
+    share = index.terms.coverage(asked)[hit.chunk.id]
+    assert 0.3 < share < 1
+    assert hit.dense_rank is not None and hit.bm25_rank is not None
+    assert hit.score == pytest.approx(1 / (60 + hit.dense_rank) + share / (60 + hit.bm25_rank))
+
+
+def test_an_abbreviation_finds_its_long_form(index: Index) -> None:
+    assert index.search("SCA", ANALYST, "bm25").doc_keys == ("psd2-note@1",)
+
+
 def test_an_exact_article_is_not_drowned_by_its_neighbours() -> None:
     body = "Art. 33(2) and Art. 33(3) and Art. 33(4) GDPR.\n\n## Next\n\nArt. 33(1) GDPR is about an authority."
     built = Index.build(corpus((document("articles", body),)), HashedWords())
     assert built.search("Art. 33(1) GDPR", ANALYST, "bm25").chunk_ids[0] == "articles@1#01"
+    assert built.terms._asked("Art. 33(1) GDPR") == ["article", "33(1)", "gdpr"]
     assert built.search("Art. 33 GDPR", ANALYST, "bm25").chunk_ids[0] == "articles@1#00"
     assert len(built.search("Art. 33(9)", ANALYST, "bm25").hits) == 2, "an unknown paragraph falls back to its article"
 
