@@ -248,7 +248,7 @@ class Index:
         found["bm25"] = [pair for pair in found["bm25"] if covered[pair[0]] >= self.ranking.min_coverage]
         by_coverage = {name: self.ranking.bm25_weight * covered[name] for name, _ in found["bm25"]}
         orders = {mode: [name for name, _ in pairs] for mode, pairs in found.items()}
-        return reciprocal_rank_fusion(orders, {"dense": self.ranking.dense_weight, "bm25": by_coverage})
+        return self.fuse(orders, {"dense": self.ranking.dense_weight, "bm25": by_coverage})
 
     def _limit(self, ranked: Sequence[tuple[str, float]], k: int) -> list[tuple[str, float]]:
         most, taken, kept = self.ranking.per_document or k, {}, []
