@@ -10,10 +10,10 @@ from course_lib.lm_frames import Vocabulary
 
 # sources at most, sentences per source at most, share of loose words, of unanswerable, of hostile items, of real text
 _LEVELS = (
-    (2, 1, 0.45, 0.15, 0.0, 0.15),
-    (3, 1, 0.4, 0.2, 0.05, 0.25),
-    (3, 2, 0.25, 0.2, 0.2, 0.4),
-    (4, 3, 0.15, 0.22, 0.25, 0.5),
+    (2, 1, 0.4, 0.15, 0.0, 0.2),
+    (3, 2, 0.25, 0.2, 0.1, 0.4),
+    (3, 3, 0.15, 0.2, 0.2, 0.55),
+    (4, 4, 0.1, 0.22, 0.25, 0.6),
 )
 LEVELS = len(_LEVELS)
 AHEAD = 0.3  # share of items from the next level: a first sight of what comes

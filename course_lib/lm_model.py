@@ -1,11 +1,12 @@
 """The network of course-lm: a plain Llama, started with circuits that small models are slow to find by themselves.
 
-The start is hand-made, and training is free to change all of it. (1) All embeddings share one direction, so that heads
-of layer 0 can look back 1, 2 or 3 tokens by rotary position alone. (2) Head 3 of layer 0 marks every token after the
-first ``[``: it belongs to the sources, not to the question. (3) Head 0 of layer 1 compares the current token with what stood
-before each earlier token and copies what followed: an induction head. (4) Heads 1 and 3 of layer 1 look for the current
-token among those before the first ``[``: is this word asked for? (5) Half of the heads of the last two layers compare
-like with like (query weights equal key weights).
+The start is hand-made, and training is free to change all of it. All embeddings share one direction, by which heads can
+attend without looking at content.
+Layer 0: heads 0 and 1 look back one and two tokens by rotary position and note what stands there; head 2 marks every
+token after the first ``Question``, head 3 every token after the first ``[``: the sources.
+Layer 1: heads 0 and 2 find the place after an earlier copy of the last two tokens and repeat what stands there
+(induction); heads 1 and 3 look for the current token among those between the two marks: is this word asked for?
+Last two layers: half of the heads compare like with like.
 """
 
 from __future__ import annotations
@@ -76,19 +77,20 @@ def _head(model: Any, index: int) -> slice:
 
 
 def _wire(model: Any, tokenizer: Any) -> None:
-    """All circuits of the start. Needs four heads of at least 32 and two layers; smaller shapes start by chance."""
+    """All circuits of the start. Needs four heads of at least 32 and three layers; smaller shapes start by chance."""
     c = model.config
     size = c.hidden_size // c.num_attention_heads
-    if c.num_attention_heads < 4 or size < 32 or c.num_hidden_layers < 3:
+    if c.num_attention_heads < 4 or size < 32 or c.num_hidden_layers < 4:
         return
-    named = _directions(model, {"shared": 1, "inside": 1, "asked": 1, "before": size})
-    embedding = model.model.embed_tokens.weight
-    embedding -= (embedding @ named["shared"].T) @ named["shared"]
-    embedding *= SPREAD * math.sqrt(c.hidden_size) / embedding.norm(dim=-1, keepdim=True)
-    embedding += named["shared"] * SPREAD * math.sqrt(c.hidden_size)
-    _look_back(model, named["shared"][0], size)
-    _mark_sources(model, named, tokenizer, size)
-    _induction(model, named, size)
+    one, two = size * 5 // 8, size * 3 // 8
+    named = _directions(model, {"shared": 1, "inside": 1, "posed": 1, "asked": 1, "before": one, "earlier": two})
+    _prepare_embeddings(model, named)
+    code = _fresh(model, one, named)
+    for back, name in ((1, "before"), (2, "earlier")):
+        _look_back(model, named, code, back, name)
+    _mark(model, named, tokenizer, 2, "Question", "posed")
+    _mark(model, named, tokenizer, 3, "[", "inside")
+    _induction(model, named, code, size)
     for index in (1, 3):
         _find_asked(model, named, tokenizer, index, size)
     for layer in model.model.layers[-2:]:
@@ -98,48 +100,16 @@ def _wire(model: Any, tokenizer: Any) -> None:
             layer.self_attn.k_proj.weight[_head(model, index)] = same
 
 
-def _token(model: Any, tokenizer: Any, text: str, named: dict[str, Any]) -> Any:
-    """Unit vector of what is special in the embedding of a token, without the shared direction."""
-    row = model.model.embed_tokens.weight[tokenizer.encode(text, add_special_tokens=False)[0]].clone()
-    row -= (row @ named["shared"][0]) * named["shared"][0]
-    return row / row.norm()
-
-
-def _look_back(model: Any, shared: Any, size: int) -> None:
-    """Heads 0, 1, 2 of layer 0 attend 1, 2, 3 tokens back, whatever the tokens are."""
+def _prepare_embeddings(model: Any, named: dict[str, Any]) -> None:
+    """Equal norms, one shared direction, and nothing in the directions that the circuits write to."""
     import torch
 
-    theta = THETA ** (-torch.arange(0, size, 2) / size)
-    fast = (theta > 0.05).float()  # the slow dimensions cannot tell one token from the next
-    attention = model.model.layers[0].self_attn
-    for back in (1, 2, 3):
-        query = torch.cat([fast * torch.cos(back * theta), -fast * torch.sin(back * theta)])
-        key = torch.cat([fast, torch.zeros(size // 2)])
-        rows = _head(model, back - 1)
-        attention.q_proj.weight[rows] = 0.85 * query[:, None] * shared
-        attention.k_proj.weight[rows] = 0.85 * key[:, None] * shared
-
-
-def _mark_sources(model: Any, named: dict[str, Any], tokenizer: Any, size: int) -> None:
-    """Head 3 of layer 0: every token looks for an earlier ``[`` and writes ``inside`` when there is one."""
-    attention, rows = model.model.layers[0].self_attn, _head(model, 3)
-    bracket = _token(model, tokenizer, "[", named)
-    slow = rows.start + size // 2 - 1
-    for part in (attention.q_proj, attention.k_proj, attention.v_proj):
-        part.weight[rows] *= 0.2
-    attention.q_proj.weight[slow] = 0.8 * named["shared"][0]
-    attention.k_proj.weight[slow] = 0.8 * bracket
-    attention.v_proj.weight[rows.start] = bracket
-    attention.o_proj.weight[:, rows.start] = 1.25 * SPREAD * named["inside"][0]
-
-
-def _slow_dims(rows: slice, size: int) -> Any:
-    """Dimensions of a head that turn so slowly that tokens 250 apart still compare; the slowest pair is left out."""
-    import torch
-
-    half = size // 2
-    slow = [i for i in range(half - 1) if THETA ** (-2 * i / size) < 1 / 250]
-    return torch.tensor([rows.start + d for i in slow for d in (i, i + half)])
+    embedding = model.model.embed_tokens.weight
+    busy = torch.cat(list(named.values()))
+    embedding -= (embedding @ busy.T) @ busy
+    norm = SPREAD * math.sqrt(model.config.hidden_size)
+    embedding *= norm / embedding.norm(dim=-1, keepdim=True)
+    embedding += named["shared"] * norm
 
 
 def _fresh(model: Any, count: int, named: dict[str, Any]) -> Any:
@@ -152,28 +122,76 @@ def _fresh(model: Any, count: int, named: dict[str, Any]) -> Any:
     return torch.linalg.qr(rows.T)[0].T
 
 
-def _induction(model: Any, named: dict[str, Any], size: int) -> None:
-    """Head 0 of layer 1 finds the place after an earlier copy of the current token and repeats what stands there."""
-    rows = _head(model, 0)
-    dims = _slow_dims(rows, size)
-    compare, copy = _fresh(model, len(dims), named), _fresh(model, size, named)
-    first, second = model.model.layers[0].self_attn, model.model.layers[1].self_attn
-    first.v_proj.weight[rows] *= 0.1
-    first.v_proj.weight[rows][: len(dims)] = compare
-    first.o_proj.weight[:, rows] *= 0.1
-    first.o_proj.weight[:, rows][:, : len(dims)] = 3.0 * SPREAD * named["before"][: len(dims)].T
-    second.q_proj.weight[rows] *= 0.1
-    second.k_proj.weight[rows] *= 0.1
-    second.q_proj.weight[dims] = 1.6 * compare
-    second.k_proj.weight[dims] = 2.4 * named["before"][: len(dims)]
-    second.v_proj.weight[rows] = copy
-    second.o_proj.weight[:, rows] = 11.0 * SPREAD * copy.T
+def _slow_dims(rows: slice, size: int) -> Any:
+    """Dimensions of a head that turn so slowly that tokens 250 apart still compare; the slowest pair is left out."""
+    import torch
+
+    half = size // 2
+    slow = [i for i in range(half - 1) if THETA ** (-2 * i / size) < 1 / 250]
+    return torch.tensor([rows.start + d for i in slow for d in (i, i + half)])
+
+
+def _token(model: Any, tokenizer: Any, text: str, named: dict[str, Any]) -> Any:
+    """Unit vector of what is special in the embedding of a token, without the shared direction."""
+    row = model.model.embed_tokens.weight[tokenizer.encode(text, add_special_tokens=False)[0]].clone()
+    row -= (row @ named["shared"][0]) * named["shared"][0]
+    return row / row.norm()
+
+
+def _look_back(model: Any, named: dict[str, Any], code: Any, back: int, name: str) -> None:
+    """Head ``back - 1`` of layer 0 attends ``back`` tokens back and writes that token's code to ``name``."""
+    import torch
+
+    rows, count = _head(model, back - 1), len(named[name])
+    size = rows.stop - rows.start
+    theta = THETA ** (-torch.arange(0, size, 2) / size)
+    fast = (theta > 0.05).float()  # the slow dimensions cannot tell one token from the next
+    query = torch.cat([fast * torch.cos(back * theta), -fast * torch.sin(back * theta)])
+    key = torch.cat([fast, torch.zeros(size // 2)])
+    attention = model.model.layers[0].self_attn
+    attention.q_proj.weight[rows] = 0.85 * query[:, None] * named["shared"][0]
+    attention.k_proj.weight[rows] = 0.85 * key[:, None] * named["shared"][0]
+    attention.v_proj.weight[rows] *= 0.1
+    attention.o_proj.weight[:, rows] *= 0.1
+    attention.v_proj.weight[rows.start : rows.start + count] = code[:count]
+    attention.o_proj.weight[:, rows.start : rows.start + count] = 3.0 * SPREAD * named[name].T
+
+
+def _mark(model: Any, named: dict[str, Any], tokenizer: Any, index: int, text: str, name: str) -> None:
+    """A head of layer 0: every token looks for an earlier ``text`` and writes ``name`` when there is one."""
+    attention, rows = model.model.layers[0].self_attn, _head(model, index)
+    wanted = _token(model, tokenizer, text, named)
+    slow = rows.start + (rows.stop - rows.start) // 2 - 1
+    for part in (attention.q_proj, attention.k_proj, attention.v_proj):
+        part.weight[rows] *= 0.2
+    attention.q_proj.weight[slow] = 0.8 * named["shared"][0]
+    attention.k_proj.weight[slow] = 0.8 * wanted
+    attention.v_proj.weight[rows.start] = wanted
+    attention.o_proj.weight[:, rows.start] = 1.25 * SPREAD * named[name][0]
+
+
+def _induction(model: Any, named: dict[str, Any], code: Any, size: int) -> None:
+    """Heads 0 and 2 of layer 1 copy what followed an earlier copy of the last two tokens, each a part of the space."""
+    copies = _directions(model, {"first": size, "second": size})
+    for copy, index in zip(copies.values(), (0, 2), strict=True):
+        attention, rows = model.model.layers[1].self_attn, _head(model, index)
+        dims = _slow_dims(rows, size)
+        count = len(dims) * 2 // 3
+        more = min(len(dims) - count, len(named["earlier"]))
+        for part in (attention.q_proj, attention.k_proj):
+            part.weight[rows] *= 0.1
+        attention.q_proj.weight[dims[:count]] = 2.0 * code[:count]
+        attention.k_proj.weight[dims[:count]] = 2.8 * named["before"][:count]
+        attention.q_proj.weight[dims[count : count + more]] = 1.8 * named["before"][:more]
+        attention.k_proj.weight[dims[count : count + more]] = 1.8 * named["earlier"][:more]
+        attention.v_proj.weight[rows] = copy
+        attention.o_proj.weight[:, rows] = 8.0 * SPREAD * copy.T
 
 
 def _find_asked(model: Any, named: dict[str, Any], tokenizer: Any, index: int, size: int) -> None:
     """A head of layer 1 that writes ``asked`` where the current token also stands in the question.
 
-    It compares tokens in the slow rotary dimensions, keeps away from the sources, and rests on ``Question`` otherwise.
+    It compares tokens in the slow rotary dimensions, keeps to the question, and rests on ``Question`` otherwise.
     """
     attention, rows = model.model.layers[1].self_attn, _head(model, index)
     dims = _slow_dims(rows, size)
@@ -183,6 +201,6 @@ def _find_asked(model: Any, named: dict[str, Any], tokenizer: Any, index: int, s
         part.weight[rows] *= 0.1
     attention.q_proj.weight[dims] = attention.k_proj.weight[dims] = 3.0 * compare
     attention.q_proj.weight[last] = named["shared"][0]
-    attention.k_proj.weight[last] = 1.0 * question - 3.0 * named["inside"][0]
+    attention.k_proj.weight[last] = 1.0 * question + 2.0 * named["posed"][0] - 3.0 * named["inside"][0]
     attention.v_proj.weight[rows.start] = named["shared"][0] - question - 1.3 * named["inside"][0]
     attention.o_proj.weight[:, rows.start] = 1.5 * SPREAD * named["asked"][0]

@@ -41,7 +41,8 @@ payment=transfer|refund=money back|card=payment card|password=secret|laptop=comp
 board=directors|outage=downtime|incident=event|fee=charge|loan=credit|transaction=payment|employee=worker|manager=boss|
 firm=company|review=check|reviewed=checked|reviews=checks|tested=tried|ends=stops|reports=informs|sends=passes|holds=keeps|grants=gives|
 requires=demands|covers=includes|allows=permits|forbids=prohibits|names=lists|quickly=soon|yearly=every year|
-once=one time|annually=each year|identity=who someone is|deadline=time limit|backup=copy|access=entry|authority=regulator|
+once=one time|annually=each year|identity=who someone is|deadline=time limit|backup=copy|access=entry|
+authority=regulator|
 person=individual"""
 
 
@@ -206,7 +207,7 @@ def maker(split: str = "train", root: str | None = None) -> Callable[..., Item]:
     vocabulary = Vocabulary.of(split)
 
     def draw(rng: random.Random, *, sources: int, most: int, answerable: bool, hostile: bool) -> Item:
-        if asked and rng.random() < 0.3:
+        if asked and split == "train" and rng.random() < 0.4:
             home, place, texts = rng.choice(asked)
             gold, question = home.sentences[place], rng.choice(texts)
             keys = stems(question)

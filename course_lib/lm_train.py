@@ -26,7 +26,8 @@ FLAG_LAYER, SENTENCE_LAYER, CHOICE_LAYER = 2, 3, 4
 
 @dataclass(frozen=True)
 class Plan:
-    """How one stage runs. batch_tokens: padded tokens per step; level: where the curriculum starts."""
+    """How one stage runs. batch_tokens: padded tokens per step; level: where the curriculum starts; minutes: of
+    training at most, 0 for no limit (a run that stops by time is not repeatable to the step)."""
 
     stage: str = "pretrain"
     steps: int = 2000
@@ -39,6 +40,7 @@ class Plan:
     seed: int = 1
     eval_every: int = 100
     pass_mark: float = 0.85
+    minutes: float = 0.0
 
 
 def train(stage: str, out_dir: Path | str, *, device: str = "auto", start: Path | str | None = None,
@@ -60,7 +62,7 @@ def train(stage: str, out_dir: Path | str, *, device: str = "auto", start: Path 
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     run = _Run(plan, out, place, start, tokenizer, sampler or _default_sampler(real), report, shape or {})
     run.resume()
-    while run.step < plan.steps:
+    while run.done() < 1.0:
         run.advance()
     run.save(final=True)
     return out
@@ -160,11 +162,15 @@ class _Run:
             self.rng.shuffle(self.queue)
         return self.queue.pop()
 
+    def done(self) -> float:
+        """The share of the run that is over, by steps or by minutes, whichever is further."""
+        return max(self.step / self.plan.steps, self.seconds / (60 * self.plan.minutes) if self.plan.minutes else 0.0)
+
     def _rate(self) -> float:
         """Learning rate of this step: warm-up, flat, then down to a twentieth over the last ``decay`` of the steps."""
         p = self.plan
         rise = min(1.0, (self.step + 1) / max(1, p.warmup))
-        left = (p.steps - self.step) / max(1.0, p.steps * p.decay)
+        left = (1.0 - self.done()) / max(1e-9, p.decay)
         fall = 0.05 + 0.95 * 0.5 * (1 - math.cos(math.pi * left)) if left < 1 else 1.0
         return p.lr * rise * fall
 

@@ -1,0 +1,71 @@
+"""course-lm in the real flow: the course's index, access rules and prompts, on the retrieval evaluation's questions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import anthropic
+
+    from course_lib.corpus import Question
+    from course_lib.rag import Answer
+
+
+def measure_flow(client: anthropic.Anthropic, model: str, split: str = "dev") -> dict[str, Any]:
+    """Ask every question of ``split`` as its user, with three retrieved sources. Returns {n, metrics, failures, rows}.
+
+    correct: the cited document is one of the expected ones and an accepted span stands in the answer; for a question
+    without an answer, the abstention. reachable: an accepted span stood in the sources at all. well_formed: one valid
+    citation or an abstention. verbatim: the quotation stands in the cited source.
+    """
+    from course_lib.corpus import load_corpus, load_questions
+    from course_lib.lm_eval import _share
+    from course_lib.rag import answer
+    from course_lib.retrieval import Index
+
+    corpus = load_corpus()
+    index = Index.build(corpus)
+    users = {user.id: user for user in corpus.users}
+    rows = []
+    try:
+        for question in load_questions(split):
+            found = index.search(question.question, users[question.user])
+            reply = answer(client, model, question.question, found, index=index)
+            keys = dict(zip(found.chunk_ids, found.doc_keys, strict=True))
+            rows.append(_row(question, reply, [keys[chunk] for chunk in reply.cited]))
+    finally:
+        index.close()
+    answerable = [row for row in rows if row["answerable"]]
+    silent = [row for row in rows if not row["answerable"]]
+    metrics = {
+        "correct": _share(row["correct"] for row in answerable),
+        "correct_when_reachable": _share(row["correct"] for row in answerable if row["reachable"]),
+        "reachable": _share(row["reachable"] for row in answerable),
+        "cited_right": _share(row["cited_right"] for row in answerable),
+        "false_abstain": _share(row["abstained"] for row in answerable),
+        "abstain_recall": _share(row["abstained"] for row in silent),
+        "well_formed": _share(row["well_formed"] for row in rows),
+        "verbatim": _share(row["verbatim"] for row in rows),
+    }
+    for kind in sorted({row["kind"] for row in rows}):
+        metrics[f"correct_{kind}"] = _share(row["correct"] for row in rows if row["kind"] == kind)
+    failures = [row for row in rows if not row["correct"]]
+    return {"n": len(rows), "metrics": {k: m for k, m in metrics.items() if m}, "failed": len(failures), "rows": rows}
+
+
+def _row(question: Question, reply: Answer, cited_docs: list[str]) -> dict[str, Any]:
+    """What one answer got right."""
+    from course_lib.rag import quote_supported, without_citations
+
+    text = reply.text.lower()
+    cited_right = bool(cited_docs) and all(key in question.expected_docs for key in cited_docs)
+    spans = any(span.lower() in text for span in question.answers)
+    quoted = [reply.sources[number - 1] for number in reply.citation_numbers]
+    return {
+        "id": question.id, "kind": question.kind, "question": question.question, "answer": reply.text,
+        "answerable": not question.abstain, "abstained": reply.abstained, "cited_right": cited_right,
+        "reachable": any(span.lower() in " ".join(reply.sources).lower() for span in question.answers),
+        "correct": reply.abstained if question.abstain else cited_right and spans,
+        "well_formed": reply.abstained or (len(reply.citation_numbers) == 1 and not reply.invalid_citations),
+        "verbatim": reply.abstained or (any(quote_supported(without_citations(reply.text), q) for q in quoted)),
+    }  # fmt: skip
