@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
-Text = Annotated[str, Field(max_length=20_000)]
+Text = Annotated[str, Field(max_length=6000)]
 Ids = Annotated[list[Name], Field(max_length=50)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -89,7 +89,7 @@ class RagResults(Artifact):
     hit_rate: Share
     citation_pass: Count
     citation_pass_rate: Share
-    failed_cases: Annotated[list[FailedCase], Field(max_length=2000)]
+    failed_cases: Annotated[list[FailedCase], Field(max_length=1000)]
     abstain_recall: Share | None = None
 
 

@@ -78,7 +78,7 @@ def render_report(report: LabReport) -> str:
     return _environment().get_template("report.html").render(
         report=report, areas=_areas(report), todo=_todo(report), blocked=len(not_passed), lost=round(lost, 2),
         band_text=text, band_tag=_band_tag(report),
-        findings={c.id: [f for rule in c.rules for f in by_rule.get(rule, [])] for c in report.criteria},
+        findings={c.id: _distinct([f for rule in c.rules for f in by_rule.get(rule, [])]) for c in report.criteria},
     )  # fmt: skip
 
 
@@ -97,11 +97,26 @@ def _band_tag(report: LabReport) -> Outcome:
     return Outcome.PASS if report.band == BANDS[0][1] else Outcome.ERROR if report.band == BANDS[1][1] else Outcome.FAIL
 
 
-def _todo(report: LabReport) -> list[Any]:
-    """Gates first, because they block; then what costs most points. At most six, each advice once."""
-    gates = [gate for gate in report.gates if not gate.passed]
-    rules = sorted((c for c in report.criteria if c.outcome in (Outcome.FAIL, Outcome.ERROR)), key=lambda c: -c.points)
-    return list({item.remediation: item for item in [*gates, *rules]}.values())[:6]
+def _todo(report: LabReport) -> list[tuple[str, str]]:
+    """(what, advice): unreadable evidence first, then gates, because they block, then what costs most points. At most
+    six, each advice once."""
+    parts = [(gate.outcome, gate.title, gate.remediation) for gate in report.gates]
+    costly = sorted(report.criteria, key=lambda criterion: -criterion.points)
+    parts += [(c.outcome, c.title, c.remediation) for c in costly if c.scored_by == "auto"]
+    errors = [finding for finding in report.findings if finding.outcome is Outcome.ERROR]
+    advice = {f"{f.message} ({f.where or 'grader'}) {f.fix}": "Needs a look" for f in errors}
+    advice |= {remediation: title for outcome, title, remediation in parts if outcome is Outcome.FAIL}
+    return [(title, text) for text, title in advice.items()][:6]
+
+
+def _distinct(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Findings for a table; those that say the same stand once. more: further places, from the evidence."""
+    shown: dict[tuple[str, str], dict[str, Any]] = {}
+    for finding in findings:
+        lists = [value for value in finding.evidence.values() if isinstance(value, list)]
+        more = [str(item) for item in lists[0]] if lists and len(lists[0]) > 1 and not finding.ok else []
+        shown.setdefault((finding.message, finding.where), {"finding": finding, "more": more})
+    return list(shown.values())
 
 
 def render_index(rows: Sequence[Mapping[str, Any]], out: Path) -> str:

@@ -182,7 +182,7 @@ def _contradictions(rubric: Rubric, known: Collection[str], areas: Mapping[str, 
     problems = []
     ids = [part.id for part in (*rubric.criteria, *rubric.gates)]
     problems += [f"The id {name} stands twice." for name in sorted({name for name in ids if ids.count(name) > 1})]
-    for area in {criterion.area: None for criterion in rubric.criteria}.keys() | areas.keys():
+    for area in dict.fromkeys([*(criterion.area for criterion in rubric.criteria), *areas]):
         total = sum(criterion.points for criterion in rubric.criteria if criterion.area == area)
         if total != areas.get(area, 0):
             problems.append(f"The area {area!r} has {total:g} points and must have {areas.get(area, 0):g}.")

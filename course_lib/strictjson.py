@@ -67,7 +67,7 @@ def _constant(name: str) -> None:
 def _float(token: str) -> float:
     value = float(token)
     if not math.isfinite(value):
-        raise _Token(f"the number {token[:20]} is too large", re.escape(token))
+        raise _Token(f"the number {token[:20]} is too large", re.escape(token[:60]))
     return value
 
 
@@ -82,7 +82,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(out) != len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))
-        raise _Token(f"the key {twice[:60]!r} stands twice", rf'"{re.escape(twice)}"\s*:', 2)
+        raise _Token(f"the key {twice[:60]!r} stands twice", rf'"{re.escape(twice[:60])}', 2)
     return out
 
 

@@ -43,16 +43,16 @@ class Incomplete(ArtifactError):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Largest accepted sizes: bytes per file, in total, per JSON document and per line of JSONL; rows per JSONL file;
+    """Largest accepted sizes: bytes per file, in total, per page of prose and per line of JSONL; rows per JSONL file;
     folders below the top."""
 
     files: int = 400
     depth: int = 6
-    file_bytes: int = 16 << 20
-    total_bytes: int = 64 << 20
-    json_bytes: int = 8 << 20
+    file_bytes: int = 8 << 20
+    total_bytes: int = 24 << 20
+    text_bytes: int = 512 << 10
     line_bytes: int = 256 << 10
-    rows: int = 2000
+    rows: int = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +105,8 @@ class Submission:
     def text(self, name: str) -> str:
         """A file as text. UTF-8 is required; Windows line endings and a byte order mark are accepted in prose."""
         raw = self.raw(name)
+        if len(raw) > self.limits.text_bytes:
+            raise _malformed(name, 1, f"the text has {len(raw)} bytes; {self.limits.text_bytes} are read")
         try:
             return raw.decode("utf-8-sig").replace("\r\n", "\n")
         except UnicodeDecodeError as error:
@@ -114,8 +116,6 @@ class Submission:
     def value(self, name: str) -> Any:
         """One strict JSON document, not validated further. Raises Missing or Malformed."""
         raw = self.raw(name)
-        if len(raw) > self.limits.json_bytes:
-            raise _malformed(name, 1, f"the document has {len(raw)} bytes; {self.limits.json_bytes} are read")
         try:
             return parse_json(decode(raw))
         except BadJson as error:

@@ -206,6 +206,16 @@ def test_duplicate_keys_at_the_end_of_a_large_object_do_not_hang() -> None:
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.parametrize("number", ["9" * 3_000_000 + "e5", "1" + "0" * 3_000_000, "0." + "1" * 3_000_000])
+def test_endless_numbers_do_not_hang(number: str) -> None:
+    started = time.monotonic()
+    try:
+        parse_json(f'{{"a": {number}}}')
+    except BadJson as error:
+        assert len(error.reason) < 100
+    assert time.monotonic() - started < 10
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_read_or_refused(raw: bytes) -> None:

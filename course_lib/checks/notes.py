@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 _HEADING = re.compile(r"^ {0,3}#{1,6}\s+(.+?)\s*#*\s*$|^\s*(?:\*\*|__)([^*_]{2,60}?)(?:\*\*|__):?\s*$")
+MAX_HEADING = 300
 _FENCE = re.compile(r"^\s*(```|~~~)")
 _NUMBER = re.compile(r"(?<![\w.])\d[\d,_\u202f\u00a0]*(?:\.\d+)?(?:[eE]-?\d{1,2})?")
 
@@ -17,7 +18,7 @@ def sections(text: str) -> dict[str, str]:
     for line in text.split("\n"):
         if _FENCE.match(line):
             fenced = not fenced
-        match = None if fenced else _HEADING.match(line)
+        match = None if fenced or len(line) > MAX_HEADING else _HEADING.match(line)
         if match:
             current = found.setdefault((match[1] or match[2]).lower(), [])
         else:

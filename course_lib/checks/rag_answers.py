@@ -13,6 +13,7 @@ from course_lib.deletion import REDACTED
 from course_lib.submission import Submission
 from course_lib.types import Finding
 
+MIN_ANSWERS = 3
 ROUNDING = 0.0051  # a claimed share may be rounded to two decimals
 
 
@@ -62,13 +63,14 @@ def check_citations(submission: Submission, context: Context) -> list[Finding]:
     good = [j for j in answers if not j.reasons]
     broken = [j for j in answers if j.reasons]
     least, actual = context.threshold("rag.citation_rate"), percent(len(good), len(answers))
+    problem = short(broken[0].reasons[0], 160) if broken else "too few answers; abstaining always shows nothing"
     rate = verdict(
-        "rag.citation_rate", bool(answers) and len(good) >= least * len(answers),
+        "rag.citation_rate", len(answers) >= MIN_ANSWERS and len(good) >= least * len(answers),
         f"{actual} of the answers cite an approved, retrieved source that says what they quote.",
         problem=f"Only {actual} of the answers cite an approved, retrieved source that says what they quote.",
-        expected=f"at least {least:.0%}", actual=actual,
+        expected=f"at least {least:.0%} of at least {MIN_ANSWERS} answers", actual=actual,
         where=broken[0].pair.where if broken else "rag_eval_rows.jsonl",
-        fix=f"First problem: {short(broken[0].reasons[0], 160)}." if broken else "Answer at least one case.",
+        fix=f"First problem: {problem}.",
         value=len(good) / len(answers) if answers else 0.0,
         broken=[f"{j.pair.where}: {short(j.reasons[0], 160)}" for j in broken[:5]],
     )  # fmt: skip

@@ -73,7 +73,8 @@ def _still_there(
         text = flat(plain_text(submission, name))
         left = sum(sentence in text for sentence in own)
         if left:
-            yield f"{name} still holds {left} sentences of the deleted document {key}"
+            spot = name.replace(" ", "\u00a0")
+            yield f"{spot} The file {name} still holds {left} sentence(s) of the deleted document {key}"
 
 
 def _own_sentences(document: Document, context: Context) -> set[str]:

@@ -153,15 +153,16 @@ def check_full_documents(submission: Submission, context: Context) -> list[Findi
 def _units(submission: Submission, name: str) -> Iterator[tuple[str, str]]:
     """(place, text): each line of JSONL, other files whole. The sources of a row are left out: they are judged against
     the retrieved chunks, and three short extracts of a short document can be most of it."""
+    spot = name.replace(" ", "\u00a0")
     if not name.endswith(".jsonl"):
-        yield name, plain_text(submission, name)
+        yield spot, plain_text(submission, name)
         return
     for number, line in enumerate(submission.raw(name).split(b"\n"), 1):
         try:
             row = parse_json(decode(line))
         except BadJson:
-            yield f"{name}:{number}", line.decode("utf-8", "replace").replace("\\n", " ")
+            yield f"{spot}:{number}", line.decode("utf-8", "replace").replace("\\n", " ")
             continue
         if isinstance(row, dict) and name in SHOWN:
             row = {field: value for field, value in row.items() if field != "sources"}
-        yield f"{name}:{number}", "\n".join(_texts(row))
+        yield f"{spot}:{number}", "\n".join(_texts(row))

@@ -37,7 +37,8 @@ RISKS = {"limits": ("limit",), "failure cases": ("failure", "failed"), "controls
          "rollback": ("rollback", "roll back", "roll-back")}  # fmt: skip
 COSTS = {"tokens": ("token",), "seconds": ("second", "latency", " time "), "money": ("usd", "money", "price", "dollar"),
          "scaling": ("scal", "times the", "per day", "per month")}  # fmt: skip
-_ASSIGNED = re.compile(r"^(\w+)\s*=\s*(-?\d{1,18})\s*(?:#.*)?$", re.MULTILINE)
+_ASSIGNED = re.compile(r"(\w{1,40})[ \t]*=[ \t]*(-?\d{1,18})[ \t]*(?:#.*)?")
+_OPEN = re.compile(r"^[ \t]*raise NotImplementedError", re.MULTILINE)
 _NOTEBOOK_NAMES = {"seed": ("seed",), "max_words": ("max_words",), "overlap": ("overlap_words", "overlap")}
 
 
@@ -134,8 +135,10 @@ def _cells(submission: Submission) -> list[dict[str, Any]]:
 
 def _parameters(cell: dict[str, Any]) -> Iterator[tuple[str, int]]:
     if {"parameters", "injected-parameters"} & set(map(str, cell["tags"])):
-        for name, value in _ASSIGNED.findall(cell["source"]):
-            yield name, int(value)
+        for line in cell["source"].split("\n"):
+            match = _ASSIGNED.fullmatch(line.rstrip()) if len(line) < 300 else None
+            if match:
+                yield match[1], int(match[2])
 
 
 def check_notebook(submission: Submission, context: Context) -> list[Finding]:
@@ -151,7 +154,7 @@ def check_notebook(submission: Submission, context: Context) -> list[Finding]:
     problems += [f"code cell {number} ended with an error" for number, cell in enumerate(cells, 1)
                  if any(output.get("output_type") == "error" for output in cell["outputs"])]  # fmt: skip
     problems += [f"code cell {number} still raises NotImplementedError" for number, cell in enumerate(cells, 1)
-                 if re.search(r"^\s*raise NotImplementedError", cell["source"], re.MULTILINE)]  # fmt: skip
+                 if _OPEN.search(cell["source"])]  # fmt: skip
     if not any("injected-parameters" in cell["tags"] or "parameters" in cell["tags"] for cell in cells):
         problems.append("there is no parameters cell")
     return [verdict(
