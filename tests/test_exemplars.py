@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import exemplars
@@ -86,6 +89,16 @@ def test_exemplars_are_runs_not_text(made: dict[str, Path]) -> None:
     for path in sorted(made["passing"].iterdir()):
         if path.name != "lab.ipynb":
             assert path.read_bytes() == (again / path.name).read_bytes(), path.name
+
+
+@pytest.mark.slow
+def test_a_report_does_not_depend_on_the_order_of_sets(made: dict[str, Path]) -> None:
+    """Two processes with other hash seeds write the same bytes."""
+    code = "import sys; from course_lib.grade import grade_submission as g; print(g(sys.argv[1]).to_json())"
+    folder = str(made["access_after_generation"])
+    runs = [subprocess.run([sys.executable, "-c", code, folder], env={**os.environ, "PYTHONHASHSEED": seed},
+                           capture_output=True, check=True).stdout for seed in "12"]  # fmt: skip
+    assert runs[0] == runs[1] and b"no_cross_tenant_chunk" in runs[0]
 
 
 def test_the_rubric_has_six_gates_and_twenty_points() -> None:

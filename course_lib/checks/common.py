@@ -244,7 +244,7 @@ def listed(items: Iterable[str], limit: int = 5) -> str:
 
 
 def percent(part: int, whole: int) -> str:
-    return f"{part} of {whole} = {part / whole:.1%}" if whole else "0 of 0"
+    return f"{part} of {whole} = {100 * part / whole:.1f} %" if whole else "0 of 0"
 
 
 def plain_text(submission: Submission, name: str) -> str:

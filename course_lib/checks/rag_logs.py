@@ -138,9 +138,9 @@ def check_full_documents(submission: Submission, context: Context) -> list[Findi
             counts: Counter[str] = Counter()
             for keys, number in context.quoted(text).items():
                 counts.update({key: number for key in keys})
-            for key, number in counts.items():
+            for key, number in sorted(counts.items()):
                 if sizes[key] >= FULL_WORDS and (number >= FULL_SHARE * sizes[key] or (log and number >= LOG_WORDS)):
-                    copies.append(f"{spot} copies {number / sizes[key]:.0%} of {key}")
+                    copies.append(f"{spot} copies {100 * (number / sizes[key]):.0f} % of {key}")
                     break
     return [verdict(
         "rag.no_full_documents", not copies, "No file keeps most of a document in one place.",

@@ -15,6 +15,7 @@ from course_lib.submission import Incomplete, Row, Submission
 from course_lib.types import Finding
 
 TOP = 3
+SLACK = 1e-9  # 0.9 * 70 may come out a hair above 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +153,10 @@ def check_retrieval(submission: Submission, context: Context) -> list[Finding]:
     actual = percent(len(hits), len(answerable))
     missed = [pair for pair in answerable if pair not in hits]
     rate = verdict(
-        "rag.hit_rate", bool(answerable) and len(hits) >= least * len(answerable),
+        "rag.hit_rate", bool(answerable) and len(hits) + SLACK >= least * len(answerable),
         f"Searched again: an expected document in the top {TOP} for {actual}.",
         problem=f"Searched again: an expected document in the top {TOP} for {actual} only.",
-        expected=f"at least {least:.0%} of answerable cases", actual=actual,
+        expected=f"at least {100 * least:.0f} % of answerable cases", actual=actual,
         where=missed[0].where if missed else "rag_eval_cases.jsonl",
         fix="Look at the missed cases: wrong chunk size, wrong mode, or vocabulary that the documents do not use.",
         value=len(hits) / len(answerable) if answerable else 0.0, missed=[short(pair.case.id) for pair in missed[:10]],
