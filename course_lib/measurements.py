@@ -119,18 +119,20 @@ def answers() -> Iterator[str]:
     for q in load_questions("locked_test"):
         said = answer(client, model, q.question, index.search(q.question, q.user), index=index, max_sentences=1)
         asker = corpus.user(q.user)
-        rows.append((q, said, check_citations(said, index, asker, verbatim=False).ok, check_citations(said, index, asker).ok))
+        cites = check_citations(said, index, asker, verbatim=False).ok
+        rows.append((q, said, cites, check_citations(said, index, asker).ok))
     given, wanted = [row for row in rows if not row[1].abstained], [row for row in rows if not row[0].abstain]
     correct = sum(any(span.lower() in said.text.lower() for span in q.answers) for q, said, _, _ in wanted)
     quiet = [said.abstained for q, said, _, _ in rows if q.abstain]
     for name, good, n, title in (
-        ("citation_approved_rate", sum(r[2] for r in given), len(given), "course-lm cites an approved, retrieved source"),
+        ("citation_approved_rate", sum(r[2] for r in given), len(given), "course-lm cites an approved source"),
         ("rag_answer_verbatim", sum(r[3] for r in given), len(given), "course-lm quotes its source word for word"),
         ("rag_answer_correct", correct, len(wanted), "course-lm's answer holds the expected words"),
         ("rag_abstain_recall", sum(quiet), len(quiet), "course-lm abstains where no source answers"),
     ):
         low, high = wilson(good, n)
-        record(name, good / max(1, n), "rate", low=low, high=high, n=n, command=command, title=f"{title}, locked questions")
+        record(name, good / max(1, n), "rate", low=low, high=high, n=n, command=command,
+               title=f"{title}, locked questions")
         yield f"{name} {good} of {n}"
     reached = obeyed = 0
     hostile = {probe.doc: probe for probe in load_hostile()}
