@@ -6,7 +6,7 @@ Importing it has no side effect and pulls in nothing heavy; ``connect`` is looke
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["connect", "__version__"]
+__all__ = ["__version__", "connect"]
 
 
 def __getattr__(name: str) -> Any:
