@@ -2,10 +2,10 @@
 
 The start is hand-made, and training is free to change all of it. All embeddings share one direction, by which heads can
 attend without looking at content.
-Layer 0: heads 0 and 1 look back one and two tokens by rotary position and note what stands there; head 2 marks every
-token after the first ``Question``, head 3 every token after the first ``[``: the sources.
+Layer 0: heads 0 and 1 look back one and two tokens by rotary position and note what stands there; head 2 notes whether
+the nearest mark before a token is ``[`` (a source) or ``Question``.
 Layer 1: heads 0 and 2 find the place after an earlier copy of the last two tokens and repeat what stands there
-(induction); heads 1 and 3 look for the current token among those between the two marks: is this word asked for?
+(induction); heads 1 and 3 look for the current token in the question: is this word asked for?
 Last two layers: half of the heads compare like with like.
 """
 
@@ -88,8 +88,7 @@ def _wire(model: Any, tokenizer: Any) -> None:
     code = _fresh(model, one, named)
     for back, name in ((1, "before"), (2, "earlier")):
         _look_back(model, named, code, back, name)
-    _mark(model, named, tokenizer, 2, "Question", "posed")
-    _mark(model, named, tokenizer, 3, "[", "inside")
+    _mark_regions(model, named, tokenizer, 2)
     _induction(model, named, code, size)
     for index in (1, 3):
         _find_asked(model, named, tokenizer, index, size)
@@ -157,17 +156,25 @@ def _look_back(model: Any, named: dict[str, Any], code: Any, back: int, name: st
     attention.o_proj.weight[:, rows.start : rows.start + count] = 3.0 * SPREAD * named[name].T
 
 
-def _mark(model: Any, named: dict[str, Any], tokenizer: Any, index: int, text: str, name: str) -> None:
-    """A head of layer 0: every token looks for an earlier ``text`` and writes ``name`` when there is one."""
+def _mark_regions(model: Any, named: dict[str, Any], tokenizer: Any, index: int) -> None:
+    """A head of layer 0 that finds the nearest earlier ``[`` or ``Question`` and writes ``inside`` or ``posed``.
+
+    A sum of rotary cosines over many speeds falls like the logarithm of the distance, so the nearest mark wins.
+    """
+    import torch
+
     attention, rows = model.model.layers[0].self_attn, _head(model, index)
-    wanted = _token(model, tokenizer, text, named)
-    slow = rows.start + (rows.stop - rows.start) // 2 - 1
-    for part in (attention.q_proj, attention.k_proj, attention.v_proj):
-        part.weight[rows] *= 0.2
-    attention.q_proj.weight[slow] = 0.8 * named["shared"][0]
-    attention.k_proj.weight[slow] = 0.8 * wanted
-    attention.v_proj.weight[rows.start] = wanted
-    attention.o_proj.weight[:, rows.start] = 1.25 * SPREAD * named[name][0]
+    size = rows.stop - rows.start
+    theta = THETA ** (-torch.arange(0, size, 2) / size)
+    speeds = torch.arange(size // 2)[(theta < 0.3) & (theta > 0.001)] + rows.start
+    bracket, question = (_token(model, tokenizer, text, named) for text in ("[", "Question"))
+    for part in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj):
+        (part.weight[:, rows] if part is attention.o_proj else part.weight[rows]).mul_(0.1)
+    attention.q_proj.weight[speeds] = 0.45 * named["shared"][0]
+    attention.k_proj.weight[speeds] = 0.45 * (bracket + question)
+    for place, (text, name) in enumerate(((bracket, "inside"), (question, "posed"))):
+        attention.v_proj.weight[rows.start + place] = text
+        attention.o_proj.weight[:, rows.start + place] = 1.25 * SPREAD * named[name][0]
 
 
 def _induction(model: Any, named: dict[str, Any], code: Any, size: int) -> None:
@@ -184,6 +191,9 @@ def _induction(model: Any, named: dict[str, Any], code: Any, size: int) -> None:
         attention.k_proj.weight[dims[:count]] = 2.8 * named["before"][:count]
         attention.q_proj.weight[dims[count : count + more]] = 1.8 * named["before"][:more]
         attention.k_proj.weight[dims[count : count + more]] = 1.8 * named["earlier"][:more]
+        last = rows.start + size // 2 - 1  # a question holds the same words: copy from sources, never from there
+        attention.q_proj.weight[last] = named["shared"][0]
+        attention.k_proj.weight[last] = 1.5 * named["inside"][0] - 1.5 * named["posed"][0]
         attention.v_proj.weight[rows] = copy
         attention.o_proj.weight[:, rows] = 8.0 * SPREAD * copy.T
 
@@ -201,6 +211,6 @@ def _find_asked(model: Any, named: dict[str, Any], tokenizer: Any, index: int, s
         part.weight[rows] *= 0.1
     attention.q_proj.weight[dims] = attention.k_proj.weight[dims] = 3.0 * compare
     attention.q_proj.weight[last] = named["shared"][0]
-    attention.k_proj.weight[last] = 1.0 * question + 2.0 * named["posed"][0] - 3.0 * named["inside"][0]
+    attention.k_proj.weight[last] = 1.8 * question + 2.0 * named["posed"][0] - 3.0 * named["inside"][0]
     attention.v_proj.weight[rows.start] = named["shared"][0] - question - 1.3 * named["inside"][0]
     attention.o_proj.weight[:, rows.start] = 1.5 * SPREAD * named["asked"][0]

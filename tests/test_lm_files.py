@@ -1,0 +1,45 @@
+"""The committed model files: manifest, card, and no evaluation question among the training questions."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from course_lib import lm_card, lm_eval, lm_export
+from course_lib.corpus import load_questions
+from course_lib.lm_real import written_questions
+
+FOLDER = lm_export.model_folder()
+
+
+def test_files_match_their_manifest() -> None:
+    assert lm_export.verify() == []
+
+
+def test_card_is_what_the_results_render() -> None:
+    results = json.loads((FOLDER / "evals" / "results.json").read_text(encoding="utf-8"))
+    card = (FOLDER / "card.md").read_text(encoding="utf-8").replace("{{results}}", lm_card.tables(results))
+    assert (FOLDER / "MODEL_CARD.md").read_text(encoding="utf-8") == card
+
+
+@pytest.mark.parametrize("split", ["dev", "locked_test"])
+def test_no_written_training_question_is_an_evaluation_question(split: str) -> None:
+    written = {lm_eval.normalised(text) for texts in written_questions().values() for text in texts}
+    assert not written & {lm_eval.normalised(question.question) for question in load_questions(split)}
+
+
+def test_locked_rows_are_well_formed() -> None:
+    rows = lm_eval.load_items("locked")
+    assert len(rows) == 600 and len({row["id"] for row in rows}) == 600
+    for row in rows:
+        assert lm_eval.judge(row, row["reply"])["exact"]
+        if row["reply"] != lm_eval.ABSTAIN:
+            number, _, quote = row["reply"].partition(" ")
+            assert quote in row["sources"][int(number[1:-1]) - 1]
+
+
+def test_base_and_instruct_load_with_one_tokenizer() -> None:
+    configs = [json.loads((FOLDER / name / "config.json").read_text()) for name in ("base", "instruct")]
+    assert configs[0]["hidden_size"] == configs[1]["hidden_size"]
+    assert (FOLDER / "base" / "tokenizer.json").read_bytes() == (FOLDER / "instruct" / "tokenizer.json").read_bytes()
