@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -235,7 +236,7 @@ def lab_server(tmp_path: Path, own_progress: Path) -> Iterator[str]:
 @pytest.mark.browser
 @pytest.mark.skipif(not find_chromium(), reason="no Chromium on this machine; set COURSE_CHROMIUM to its path")
 def test_a_learner_answers_the_quiz_in_jupyterlab(lab_server: str, own_progress: Path, tmp_path: Path) -> None:
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import TimeoutError, sync_playwright
 
     questions = quizzes.load_quiz("06").questions
     with sync_playwright() as play:
@@ -243,10 +244,15 @@ def test_a_learner_answers_the_quiz_in_jupyterlab(lab_server: str, own_progress:
         browser = play.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox", offline])
         page = browser.new_page(viewport={"width": 1200, "height": 1400})
         page.goto(f"{lab_server}/lab/tree/quiz.ipynb?reset", timeout=60_000)
-        page.locator(".jp-CodeCell .cm-content").first.click(timeout=60_000)
-        page.keyboard.press("Shift+Enter")
         quiz = page.locator(".course-quiz").first
-        quiz.wait_for(timeout=90_000)
+        page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for(timeout=90_000)
+        for _ in range(4):  # a key press that comes while the page still settles is lost
+            page.locator(".jp-CodeCell .cm-content").first.click(timeout=60_000)
+            page.keyboard.press("Shift+Enter")
+            with contextlib.suppress(TimeoutError):
+                quiz.wait_for(timeout=30_000)
+                break
+        assert quiz.is_visible(), (tmp_path / "server.log").read_text()[-2000:]
         buttons = quiz.get_by_role("button", name="Check answer")
         assert buttons.count() == len(questions)
         buttons.nth(0).click()
