@@ -33,7 +33,7 @@ test: $(STAMP)        ## the tests, then every notebook strictly compared with i
 	  --nbval-sanitize-with nbval_sanitize.cfg --nbval-cell-timeout=300 notebooks
 
 lab: $(STAMP)         ## JupyterLab with the course open
-	@$(LIMITS) $(BIN)/jupyter lab notebooks/00_course_overview.ipynb
+	@$(LIMITS) $(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_course_overview.ipynb
 
 lint: $(STAMP)        ## code and notebook style
 	@$(BIN)/ruff check course_lib tests && $(BIN)/course lint

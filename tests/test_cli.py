@@ -28,8 +28,8 @@ def test_help_names_every_command() -> None:
 
 
 def test_importing_the_command_line_pulls_in_nothing_heavy() -> None:
-    heavy = ["torch", "transformers", "chromadb", "anthropic", "sentence_transformers", "matplotlib", "numpy", "pydantic",
-             "papermill"]  # fmt: skip
+    heavy = ["torch", "transformers", "chromadb", "anthropic", "sentence_transformers", "matplotlib", "numpy",
+             "pydantic", "papermill"]  # fmt: skip
     code = f"import sys, course_lib.cli; print([m for m in {heavy!r} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
@@ -63,7 +63,8 @@ def test_start_gives_a_copy_without_solutions_and_never_overwrites(tmp_path: Pat
     target = Path(json.loads(first.stdout)["notebook"])
     text = target.read_text(encoding="utf-8")
     assert "SOLUTION" not in text and "NotImplementedError" in text
-    assert len(notebooks.exercises(notebooks.read(catalog.find("06").labs[0]))) == text.count("raise NotImplementedError")
+    exercises = notebooks.exercises(notebooks.read(catalog.find("06").labs[0]))
+    assert text.count("raise NotImplementedError") == len(exercises)
     target.write_text(text + " ", encoding="utf-8")
     assert RUN.invoke(cli.app, ["start", "06", "--to", str(tmp_path)]).exit_code != 0
     assert RUN.invoke(cli.app, ["start", "06", "--to", str(tmp_path), "--force"]).exit_code == 0

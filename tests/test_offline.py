@@ -30,9 +30,11 @@ def test_child_processes_are_blocked(probe: str) -> None:
 
 
 def test_loopback_works() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        with socket.create_connection(server.getsockname(), timeout=2) as client:
-            client.sendall(b"ping")
-            connection, _ = server.accept()
-            assert connection.recv(4) == b"ping"
-            connection.close()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname(), timeout=2) as client,
+    ):
+        client.sendall(b"ping")
+        connection, _ = server.accept()
+        assert connection.recv(4) == b"ping"
+        connection.close()
