@@ -100,7 +100,7 @@ def _load(name: str) -> Any:
 class SentenceEmbedder:
     """A sentence-transformers model with two caches, both keyed by the SHA-256 of the text.
 
-    Disk holds document text only (``persist=True``), one ``.npy`` per text, written to a temporary file and renamed,
+    Disk holds document text only (``persist=True``), one ``.f32`` per text, written to a temporary file and renamed,
     so that a reader never sees half a vector. Queries stay in memory: a vector of a question is close to the question.
     The model itself is loaded at the first text that no cache knows. Not promised: bit-equal vectors between batch
     sizes or machines; they agree to about 1e-6.
@@ -161,7 +161,7 @@ class SentenceEmbedder:
         return np.asarray(rows, dtype=np.float32)
 
     def _path(self, key: str) -> Path:
-        return self.folder / key[:2] / f"{key}.npy"
+        return self.folder / key[:2] / f"{key}.f32"
 
     def _remember(self, key: str, row: np.ndarray) -> None:
         row.setflags(write=False)
@@ -181,10 +181,13 @@ class SentenceEmbedder:
                 self._write(key, self._memory[key])
             return self._memory[key]
         try:
-            row = np.load(self._path(key), allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            return None  # absent or damaged: computed again and overwritten
-        if row.dtype != np.float32 or row.ndim != 1 or not np.isclose(float(row @ row), 1.0, atol=1e-3):
+            raw = self._path(key).read_bytes()
+        except OSError:
+            return None
+        if len(raw) != 4 + 4 * int.from_bytes(raw[:4], "little"):
+            return None  # damaged: computed again and overwritten
+        row = np.frombuffer(raw, dtype="<f4", offset=4).astype(np.float32)
+        if not np.isclose(float(row @ row), 1.0, atol=1e-3):
             return None
         self._remember(key, row)
         return row
@@ -199,7 +202,7 @@ class SentenceEmbedder:
             handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
             try:
                 with os.fdopen(handle, "wb") as stream:
-                    np.save(stream, row)
+                    stream.write(len(row).to_bytes(4, "little") + np.asarray(row, dtype="<f4").tobytes())
                 os.replace(temporary, path)
             except BaseException:
                 Path(temporary).unlink(missing_ok=True)
