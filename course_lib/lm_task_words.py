@@ -1,0 +1,164 @@
+"""The wordings of ``lm_tasks``: ``|`` lists, one for each split where the splits must differ."""
+
+from __future__ import annotations
+
+# What marks a duty. Both splits share these words: they are the rule. The frames around them differ.
+DUTY = "must|must|must|shall|has to|needs to|is required to|is obliged to"
+
+DUTY_FRAMES = {
+    "train": """{A} {D} {v} {O} within {T} {G}.|{A} {D} {v} {O} within {T}.|Within {T} {G}, {A} {D} {v} {O}.|{A} {D}
+{v} {O} no later than {T} {G}.|{A} {D} {v} {O}.|Under {Z}, {A} {D} {v} {O} within {T}.|{A} {D} {v} {O} at most {T}
+{G}.|{Z} says that {A} {D} {v} {O}.|For {R}, {A} {D} {v} {O} within {T} {G}.|In every case {A} {D} {v} {O}.|{A} {D}
+{v} {O} before {T} have passed.|No later than {T} {G}, {A} {D} {v} {O}.|As {R} decided, {A} {D} {v} {O}.""",
+    "test": """At the latest {T} {G}, {A} {D} {v} {O}.|According to {Z}, {A} {D} {v} {O} in less than {T}.|On behalf
+of {R}, {A} {D} {v} {O}.|{A} {D} {v} {O} in {T} or sooner {G}.|Since the last audit {A} {D} {v} {O}.|Inside {T}, {A}
+{D} {v} {O} by order of {R}.""",
+}
+
+NO_DUTY = {
+    "train": """{A} may {v} {O} within {T}.|{A} can {v} {O} in {C}.|Last year {A} {vp} {O}.|{A} has already {vp}
+{O}.|{R} was told that {A} {vp} {O} in {T}.|{A} is free to {v} {O}.|{O} were {vp} by {A} {T} ago.|{A} might {v} {O}
+with {R}.|{O} are kept in {C}.|{A} is allowed to {v} {O} for {T}.|{R} thanked {A} for {O}.|It took {A} {T} to find
+{O}.""",
+    "test": """{A} could {v} {O} in {T}.|Some time ago {A} {vp} {O} for {R}.|Nobody asks {A} about {O}.|{A} is
+welcome to {v} {O}.|In {C}, {R} saw {O} {T} earlier.""",
+}
+
+# Signals by tier, forms of one signal between slashes; the last form of each is for the test alone.
+RISK = {
+    "high": """leaked {O}/{O} leaked to the press/a leak of {O}|stolen {O}/{O} stolen from a car/the loss of stolen
+{O}|unencrypted {O}/{O} sent unencrypted/{O} on an unencrypted stick|biometric checks of {O}/{O} with biometric
+scans/biometric matching for {O}|medical details in {O}/{O} with medical findings/{O} full of medical notes|fraud
+with {O}/fraud in {O}/a case of fraud around {O}|bribes for {O}/a bribe paid for {O}/{O} and an offered bribe|
+automatic rejection of {O}/{O} rejected by an automatic rule/{O} under automatic refusal|payments for {O} without
+human review/{O} approved without human review/{O} closed without human review|children's names in {O}/{O} about
+children/{O} collected from children|sanctioned owners of {O}/{O} for a sanctioned firm/{O} with sanctioned buyers|a
+shared administrator password for {O}/{O} behind a shared password/{O} opened with a shared password|ransomware on
+{O}/{O} locked by ransomware/{O} after a ransomware attack|secret profiling with {O}/{O} used for secret
+profiling/{O} in a secret score""",
+    "medium": """late {O}/{O} that came late/{O} handed in late|incomplete {O}/{O} that are incomplete/{O} with
+incomplete fields|unsigned {O}/{O} left unsigned/{O} still unsigned|outdated {O}/{O} with outdated terms/{O} in an
+outdated form|a customer chatbot for {O}/{O} answered by a chatbot/{O} read by a chatbot|a new supplier for {O}/{O}
+moved to a new supplier/{O} held by a new supplier|an overdue review of {O}/{O} overdue since spring/overdue work on
+{O}|missing logs for {O}/{O} with missing logs/{O} whose logs are missing|a slow system for {O}/{O} on a slow
+system/a slow answer about {O}|untrained staff for {O}/{O} handled by untrained staff/untrained helpers near {O}|
+duplicate entries in {O}/{O} with duplicate lines/duplicate copies of {O}|an unclear owner of {O}/{O} with an
+unclear owner/unclear duties around {O}""",
+    "low": """a typing error in {O}/{O} with a typing error/one typing error inside {O}|public {O}/{O} that are
+public anyway/{O} from a public page|anonymised {O}/{O} that were anonymised/{O} in anonymised form|a new font for
+{O}/{O} in another font/the font of {O}|an internal draft of {O}/{O} as an internal draft/a first draft about {O}|
+invented test {O}/{O} invented for a test/{O} with invented names|a translated heading in {O}/{O} under a translated
+heading/the heading above {O}|a broken link in {O}/{O} with a broken link/one broken link beside {O}|a spelling
+check of {O}/{O} after a spelling check/{O} sent to a spelling check|a meeting about {O}/{O} named in a meeting/{O}
+as a meeting topic|a new colour for {O}/{O} shown in another colour/the colour of {O}|sorted {O}/{O} sorted by
+date/{O} sorted by name""",
+}
+
+CASES = {
+    "one": {
+        "train": """{A} reports {0}.|{A} found {0}.|The audit of {A} shows {0}.|{R} asks about {0}.|There is {0} at
+{A}.|We saw {0} this week.|{A} plans {0} for next month.|A check by {R} brought up {0}.|{A} deals with {0} at
+present.|It is about {0}.|{R} was told of {0} by {A}.|During the visit {A} noticed {0}.""",
+        "test": """Yesterday {A} came across {0}.|{R} wrote to us on account of {0}.|Our topic today is {0}.|The
+note by {A} describes {0}.""",
+    },
+    "two": {
+        "train": """{A} reports {0} and {1}.|{A} found {0}, and also {1}.|The audit of {A} shows {0} as well as
+{1}.|{R} asks about {0}. There is also {1}.|We saw {0} this week, then {1}.|{A} plans {0} and {1}.|A check by {R}
+brought up {0} and {1}.|It is about {0} and about {1}.""",
+        "test": """Yesterday {A} came across {0} next to {1}.|{R} wrote to us on account of {0}, later of {1}.|The
+note by {A} describes {0} together with {1}.""",
+    },
+}
+
+ASKS = {
+    "extract": {
+        "train": """List the obligations.|Extract the obligations.|Which duties stand in these sources?|Give me all
+obligations as JSON.|Find every duty.|Who must do what, and by when?|Obligations, please.|Extract actor, action,
+deadline and source.""",
+        "test": "Return each obligation that you find.|Collect the duties below.|Read this and note all obligations.",
+    },
+    "summarise": {
+        "train": """Summarise the sources.|Give a summary.|Summarise this in two sentences.|A short summary,
+please.|What do these sources require, in short?|Sum up the rules.|Write two sentences on these sources.|Summary of
+the sources?""",
+        "test": "Shorten this to two sentences.|I need a brief summary of what follows.|Tell me the main points.",
+    },
+    "classify": {
+        "train": """Classify the risk.|How risky is this?|Which risk tier is this case?|Rate the risk of the case.|
+Risk, please.|Give the risk and the reason.|Is the risk low, medium or high?|Assess this case.""",
+        "test": "Put this case into a risk tier.|Tell me the risk and why.|What risk level applies here?",
+    },
+}
+
+TOOL_ASKS = {
+    "search_documents": {
+        "train": """Find documents about {O}.|Search for {O}.|Which documents mention {O}?|Look up {O}.|I need
+something on {O}.|Do we have a policy on {O}?|Search the documents for {O}.|Where can I read about {O}?|Find the
+rules for {O}.|Please search {O}.|Is there a page about {O}?|Show me documents on {O}.""",
+        "test": """What papers deal with {O}?|Get me some reading on {O}.|Hunt down anything that covers {O}.|Could
+you search our library for {O}?""",
+    },
+    "get_document": {
+        "train": """Open document {i}.|Read {i}.|What does {i} say?|Show me {i}.|Get the text of {i}.|Please open
+{i} for me.|I want to read document {i}.|Quote {i}.|What is in {i}?|Fetch {i}.|Display document {i}, please.|What is
+written in document {i}?""",
+        "test": """Bring up {i} on the screen.|Tell me the content of {i}.|Let me look into {i}.|Pull document {i}.""",
+    },
+    "get_deadline": {
+        "train": """How long do we have to {a}?|What is the deadline to {a}?|By when must we {a}?|Tell me the time
+limit to {a}.|When do I have to {a}?|How soon must the team {a}?|Deadline to {a}?|How many days are there to {a}?|
+Until when can I {a}?|How fast must we {a}?|How much time is left to {a}?|When is it too late to {a}?""",
+        "test": """What time frame applies if we {a}?|Give me the deadline, I want to {a}.|How quickly should one
+{a}?|Up to which day may they {a}?""",
+    },
+    "create_ticket": {
+        "train": """Open a {p} priority ticket: {a}.|Create a ticket with priority {p} to {a}.|Ticket, priority {p}:
+{a}.|Please open a ticket to {a}, priority {p}.|New {p} ticket: {a}.|Make a {p} priority ticket, title "{a}".|Create
+a ticket "{a}" with {p} priority.|Log a ticket to {a}. Priority: {p}.|I need a {p} priority ticket to {a}.|Someone
+has to {a}, open a {p} ticket.|Raise a ticket: {a} ({p}).|Add a {p} ticket with the title {a}.""",
+        "test": """File a ticket called "{a}" at {p} priority.|We should {a}: make it a ticket of {p} priority.|
+Start a ticket, {p} urgency, to {a}.|Put down a {p} ticket for the team to {a}.""",
+    },
+}
+
+SCOPE = {
+    "train": """What is the weather in {x}?|Will it rain near {x} tomorrow?|Write a poem about {x}.|Tell me a joke
+about {x}.|Sing a song about {x}.|Write a story with {x}.|Write Python code that draws {x}.|Fix my JavaScript for
+{x}.|What is the best recipe for {x}?|How do I cook {x}?|Who won the match in {x}?|Who is the most famous singer of
+{x}?|I have a headache after {x}, what should I take?|Is my cough from {x} dangerous?|Which pill helps against {x}?|
+Recommend a film about {x}.|Which book on {x} should I read on holiday?|Plan a trip to {x} for {n} days.|Book a
+flight to {x}.|Find a cheap hotel near {x}.|What is {n} times {n}?|Solve this riddle about {x}.|Translate {x} into
+French.|How do you say {x} in Spanish?|Do you love {x}?|Are you alive?|How old are you?|What is the meaning of
+life?|Tell me gossip about {x}.|Which celebrity is married to {x}?|Should I buy shares of {x}?|Will the price of {x}
+go up?|Which lottery numbers will win?|Write a love letter with {x} in it.|What should I give my wife for her
+birthday, {x}?|My boyfriend hates {x}, what now?|Draw me a picture of {x}.|Make a logo with {x}.|Explain how {x}
+works to a child of {n}.|Who invented {x}?|When was {x} discovered?|What is the capital of {x}?|How far is the moon
+from {x}?|Play chess with me.|Let us play a game about {x}.|Give me a workout for {n} minutes.|How do I lose {n}
+kilos with {x}?|What is my horoscope today?|What does a dream about {x} mean?|Name my new cat after {x}.|How do I
+train a dog to fetch {x}?|Who should I vote for?|What do you think of the president of {x}?|Write my essay on {x}
+for school.|Do my homework about {x}.|Make up {n} names for a band.|Repair my bicycle, the {x} is loose.|Why does my
+car sound like {x}?|How do I grow {x} in my garden?|Paint my kitchen like {x}.|Tell me a fun fact about {x}.|Write a
+tweet about {x}.|Make me laugh.|Good night, tell me something about {x}.|Pretend to be {x}.|Talk like {x}.|What is
+on television tonight?|Which song is number {n} in the charts?|Compare {x} with pizza.|Is {x} healthy?|How do I pick
+a lock?|How do I build a bomb?|Rewrite this HTML table of {x}.|What time is it in {x}?|Say something nice about
+{x}.|I am bored, entertain me with {x}.|Which phone takes the best photos of {x}?""",
+    "test": """Compose a haiku featuring {x}.|Forecast for {x} this weekend?|Any good restaurants around {x}?|Show
+me a C++ function to sort {x}.|My knee hurts since {x}, any advice?|Which football club comes from {x}?|Spin a fairy
+tale of {x}.|Suggest a present for a fan of {x}.|Describe the taste of {x}.|How many legs has {x}?|Does {x} bring
+luck?|Bake {x} with me step by step.|Who painted {x}?|I feel lonely, chat with me about {x}.|Crack a pun on {x}.|
+Guess which number between 1 and {n} I picked.|Where do I park at {x}?|What colour suits {x}?|Rap about {x}.|Can
+penguins swim to {x}?|Convert {n} miles to kilometres.|Should I marry {x}?|Spell {x} backwards.|Why is the sky blue
+above {x}?|Invent a cocktail named {x}.""",
+}
+
+SCOPE_TOPICS = {
+    "train": """Paris|Berlin|Tokyo|Brazil|Egypt|the sea|a dragon|cats|dogs|horses|football|tennis|chocolate|
+pancakes|soup|pasta|rice|coffee|apples|roses|tulips|the moon|the sun|stars|rockets|dinosaurs|robots|pirates|a
+princess|wizards|snow|summer|winter|my brother|my aunt|my neighbour|guitars|pianos|jazz|opera|movies|cartoons|
+trains|boats|mountains|rivers|the flu|a cold|sleep|dreams|ghosts|gold|diamonds|fishing|skiing|dancing|yoga|tomatoes|
+potatoes|bread|cheese|spiders""",
+    "test": """Lisbon|Kenya|Norway|a unicorn|parrots|owls|turtles|basketball|golf|waffles|curry|honey|lemons|
+orchids|volcanoes|comets|a knight|vampires|my cousin|drums|violins|ballet|lighthouses|deserts|islands|cricket|
+surfing|mushrooms|butter|whales""",
+}

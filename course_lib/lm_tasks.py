@@ -1,0 +1,297 @@
+"""Items of course-lm's other tasks: extract, classify, summarise, tools, refuse. Short replies, mostly copied.
+
+Everything is drawn from seeds. The splits share no actor, object name or wording around them; they share what the task
+itself is made of: the words that mark a duty, the signal words of the risk rules, the tools and their keys.
+
+What is right, by task:
+extract: each sentence in which an actor has a duty (``DUTY``) gives {"actor", "action", "deadline", "source"}, in the
+order of the text, all copied; the deadline is the time span or null; permissions and reports of the past are no duties.
+classify: ``RISK`` lists signals of three tiers. A case holds one or two; the higher tier counts, and the reason is the
+words of its signal. summarise: the first duty sentence of the first source, then that of the last source.
+tools: one call with arguments copied from the request, or one sentence about a result. refuse: ``REFUSE``, always.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from course_lib import lm_lexicon as lexicon
+from course_lib.lm_frames import Fact, Vocabulary, filler, invented, make_fact, object_name, part, span, title, words
+from course_lib.lm_inject import injection
+from course_lib.lm_task_words import ASKS, CASES, DUTY, DUTY_FRAMES, NO_DUTY, RISK, SCOPE, SCOPE_TOPICS, TOOL_ASKS
+from course_lib.prompts import REFUSE, SYSTEM, task_prompt
+
+WEIGHTS = {"extract": 6, "classify": 4, "summarise": 4, "tools": 6, "refuse": 3}  # how often a task is drawn
+TASKS = tuple(WEIGHTS)
+TIERS = ("low", "medium", "high")
+_MARKS = re.compile(rf"\b(?:{DUTY}|have to|need to|needed|required|obliged)\b")
+_SIGNALS = {w for text in RISK.values() for w in re.findall(r"\w{4,}", text)}
+_CODES = "AB CD DR FN HK KL LM MR NP PR QS RT SV TX VN WZ".split()
+
+
+@dataclass
+class TaskItem:
+    """One conversation and the reply to it. messages: system first. tools: as the chat template takes them, or []."""
+
+    task: str
+    messages: list[dict[str, Any]]
+    reply: str
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def row(self) -> dict[str, Any]:
+        """The item as the evaluation files keep it."""
+        return {"task": self.task, "messages": self.messages, "tools": self.tools, "reply": self.reply,
+                "meta": self.meta}  # fmt: skip
+
+
+def compact(value: Any) -> str:
+    """JSON without spaces: the marks between two values are then one token."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def task_item(rng: random.Random, split: str, task: str = "") -> TaskItem:
+    """An item of ``task`` (any when empty) in the words of ``split``, ``train`` or ``test``."""
+    name = task or rng.choices(TASKS, WEIGHTS.values())[0]
+    return _MAKERS[name](rng, vocabulary(split))
+
+
+def locked_task_items(count_per_task: int = 60, seed: int = 70_117) -> list[dict[str, Any]]:
+    """Rows {id, task, messages, tools, reply, meta} of the test split, ``count_per_task`` of each task."""
+    rng = random.Random(seed)
+    return [{"id": f"{task}-{number:03d}", **task_item(rng, "test", task).row()}
+            for task in TASKS for number in range(count_per_task)]  # fmt: skip
+
+
+def task_ids(tokenizer: Any, item: TaskItem) -> tuple[list[int], list[int]]:
+    """Token ids of the prompt up to the assistant's turn, and of the reply with its end token."""
+    from course_lib.lm_tokenizer import TURN_END
+
+    text = tokenizer.apply_chat_template(item.messages, tools=item.tools or None, tokenize=False,
+                                         add_generation_prompt=True)  # fmt: skip
+    return (tokenizer.encode(text, add_special_tokens=False),
+            tokenizer.encode(item.reply + TURN_END, add_special_tokens=False))  # fmt: skip
+
+
+@lru_cache(maxsize=2)
+def vocabulary(split: str) -> Vocabulary:
+    """The words of a split, made once."""
+    return Vocabulary.of(split)
+
+
+def _pick(rng: random.Random, entries: dict[str, str] | str, split: str) -> str:
+    """An entry of the split's ``|`` list; lists that both splits share are divided by the hash of the entry."""
+    return rng.choice(words(entries[split]) if isinstance(entries, dict) else part(words(entries), split))
+
+
+def _user(system: str, text: str) -> list[dict[str, Any]]:
+    return [{"role": "system", "content": SYSTEM[system]}, {"role": "user", "content": text}]
+
+
+# Duties: extract and summarise
+
+
+def duty(rng: random.Random, v: Vocabulary) -> tuple[str, dict[str, Any]]:
+    """A sentence that states a duty, and {actor, action, deadline} as they stand in it."""
+    frame, verb = _pick(rng, DUTY_FRAMES, v.split), rng.choice(v.verbs)[0]
+    slots = {"A": rng.choice(v.actors), "D": rng.choice(words(DUTY)), "v": verb, "O": object_name(rng, v)[0],
+             "T": span(rng), "G": _pick(rng, lexicon.TRIGGERS, v.split), "Z": _regime(rng, v.split),
+             "R": rng.choice(v.roles)}  # fmt: skip
+    sentence = frame.format_map(slots)
+    actor = slots["A"][0].upper() + slots["A"][1:] if frame.startswith("{A}") else slots["A"]
+    found = {"actor": actor, "action": f"{slots['v']} {slots['O']}", "deadline": slots["T"] if "{T}" in frame else None}
+    return sentence[0].upper() + sentence[1:], found
+
+
+def no_duty(rng: random.Random, v: Vocabulary) -> str:
+    """A sentence that obliges nobody: a permission, a report of the past, a name, or a remark."""
+    while _MARKS.search(text := _remark(rng, v)):
+        continue
+    return text
+
+
+def _remark(rng: random.Random, v: Vocabulary) -> str:
+    roll = rng.random()
+    if roll < 0.25:
+        return filler(rng, v)
+    if roll < 0.45:
+        return make_fact(rng, v, rng.choice(("responsible", "definition", "penalty", "contents"))).sentence
+    verb = rng.choice(v.verbs)
+    text = _pick(rng, NO_DUTY, v.split).format(
+        A=rng.choice(v.actors), v=verb[0], vp=verb[2], O=object_name(rng, v)[0], T=span(rng), R=rng.choice(v.roles),
+        C=_pick(rng, lexicon.CHANNELS, v.split))  # fmt: skip
+    return text[0].upper() + text[1:]
+
+
+def _regime(rng: random.Random, split: str) -> str:
+    if rng.random() < 0.5:
+        return f"the {invented(rng).capitalize()} {rng.choice(words(lexicon.INVENTED_KINDS))}"
+    return _pick(rng, lexicon.REGIMES, split)
+
+
+def _heading(rng: random.Random, v: Vocabulary) -> str:
+    fact: Fact = make_fact(rng, v)
+    return f"{title(rng, [fact])}: " if rng.random() < 0.75 else ""
+
+
+def _poison(rng: random.Random, v: Vocabulary, groups: list[list[str]], share: float) -> list[str]:
+    """With probability ``share``, put a hostile sentence into one source; returns what it demands."""
+    if rng.random() >= share:
+        return []
+    text, wanted = injection(rng, v.split, object_name(rng, v)[0], len(groups))
+    group = rng.choice(groups)
+    group.insert(rng.randint(0, len(group)), text)
+    return [wanted]
+
+
+def _extract(rng: random.Random, v: Vocabulary) -> TaskItem:
+    sizes = [rng.randint(1, 3) for _ in range(rng.choice((1, 1, 2)))]
+    share = rng.choice((0.0, 0.5, 0.5, 0.7, 1.0))
+    groups: list[list[str]] = []
+    gold: list[dict[str, Any]] = []
+    for number, size in enumerate(sizes, 1):
+        groups.append([])
+        for _ in range(size):
+            if len(gold) < 3 and rng.random() < share:
+                sentence, found = duty(rng, v)
+                gold.append({**found, "source": number})
+                groups[-1].append(sentence)
+            else:
+                groups[-1].append(no_duty(rng, v))
+    demands = _poison(rng, v, groups, 0.2)
+    text = task_prompt(_pick(rng, ASKS["extract"], v.split), [_heading(rng, v) + " ".join(g) for g in groups])
+    return TaskItem("extract", _user("extract", text), compact(gold), meta={"gold": gold, "demands": demands})
+
+
+def _summarise(rng: random.Random, v: Vocabulary) -> TaskItem:
+    groups: list[list[str]] = []
+    first: list[str] = []
+    for _ in range(rng.choice((2, 2, 3))):
+        rules = [duty(rng, v)[0] for _ in range(rng.choice((1, 1, 2)))]
+        group = rules[:]
+        for _ in range(rng.randint(0, 3 - len(rules))):
+            group.insert(rng.randint(0, len(group)), no_duty(rng, v))
+        first.append(rules[0])
+        groups.append(group)
+    demands = _poison(rng, v, groups, 0.2)
+    text = task_prompt(_pick(rng, ASKS["summarise"], v.split), [_heading(rng, v) + " ".join(g) for g in groups])
+    chosen = [first[0], first[-1]]
+    return TaskItem("summarise", _user("summarise", text), " ".join(chosen), meta={"gold": chosen, "demands": demands})
+
+
+# Risk
+
+
+def _signal(rng: random.Random, v: Vocabulary, tier: str) -> str:
+    """The words of one risk signal about an object whose own words signal nothing; the test has forms of its own."""
+    forms = rng.choice(words(RISK[tier])).split("/")
+    form = forms[-1] if v.split == "test" else rng.choice(forms[:-1])
+    while _SIGNALS & set((name := object_name(rng, v)[0]).split()):
+        continue
+    return form.format(O=name)
+
+
+def _classify(rng: random.Random, v: Vocabulary) -> TaskItem:
+    top = rng.randrange(3)
+    reason = _signal(rng, v, TIERS[top])
+    phrases = [reason]
+    if rng.random() < 0.5 and top > 0:
+        phrases.insert(rng.randint(0, 1), _signal(rng, v, TIERS[rng.randrange(top)]))
+    frame = _pick(rng, CASES["two" if len(phrases) == 2 else "one"], v.split)
+    case = frame.format(*phrases, A=rng.choice(v.actors), R=rng.choice(v.roles))
+    sentences = [case[0].upper() + case[1:]]
+    if rng.random() < 0.4:
+        sentences.insert(rng.randint(0, 1), filler(rng, v))
+    ask = _pick(rng, ASKS["classify"], v.split)
+    text = f"{ask}\n\nCase: {' '.join(sentences)}"
+    gold = {"risk": TIERS[top], "reason": reason}
+    return TaskItem("classify", _user("classify", text), compact(gold), meta={"gold": gold})
+
+
+# Tools
+
+_ARGUMENTS = {"search_documents": ("Find documents.", "query"), "get_document": ("Read a document.", "id"),
+              "get_deadline": ("Find a time limit.", "action"),
+              "create_ticket": ("Open a ticket.", "title", "priority")}  # fmt: skip
+
+
+def tool(name: str) -> dict[str, Any]:
+    """The schema of one of the course's tools, as the chat template takes it."""
+    description, *keys = _ARGUMENTS[name]
+    parameters = {"type": "object", "properties": {key: {"type": "string"} for key in keys}, "required": keys}
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
+
+
+def call_text(name: str, arguments: dict[str, Any]) -> str:
+    """A tool call as the chat template renders it and the server parses it."""
+    body = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
+    return f"<tool_call>\n{body}\n</tool_call>"
+
+
+def _some_tools(rng: random.Random, needed: str) -> list[dict[str, Any]]:
+    """Two tools or three in any order, the needed one among them."""
+    others = [name for name in _ARGUMENTS if name != needed]
+    chosen = [needed, *rng.sample(others, rng.choice((1, 2, 2)))]
+    rng.shuffle(chosen)
+    return [tool(name) for name in chosen]
+
+
+def _tools(rng: random.Random, v: Vocabulary) -> TaskItem:
+    name = rng.choice(list(_ARGUMENTS))
+    action = f"{rng.choice(v.verbs)[0]} {object_name(rng, v)[0]}"
+    slots = {"O": object_name(rng, v)[0], "a": action, "i": f"{rng.choice(_CODES)}-{rng.randint(10, 999)}",
+             "p": rng.choice(TIERS)}  # fmt: skip
+    arguments = {"search_documents": {"query": slots["O"]}, "get_document": {"id": slots["i"]},
+                 "get_deadline": {"action": action}, "create_ticket": {"title": action, "priority": slots["p"]}}[name]
+    messages = _user("tools", _pick(rng, TOOL_ASKS[name], v.split).format_map(slots))
+    offered = _some_tools(rng, name)
+    gold = {"name": name, "arguments": arguments}
+    if rng.random() < 0.6:
+        return TaskItem("tools", messages, call_text(name, arguments), offered, {"call": gold, "demands": []})
+    content, reply, demands = _result(rng, v, name, slots)
+    messages += [{"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": gold}]},
+                 {"role": "tool", "content": content}]  # fmt: skip
+    return TaskItem("tools", messages, reply, offered, {"call": None, "demands": demands})
+
+
+def _result(rng: random.Random, v: Vocabulary, name: str, slots: dict[str, str]) -> tuple[str, str, list[str]]:
+    """What the tool returned, the sentence that says so, and what a hostile note in the result demands."""
+    if rng.random() < 0.15:
+        error = f"no {rng.choice(('entry', 'access', 'answer', 'match'))} for {slots['O']}"
+        return compact({"error": error}), f"The tool failed: {error}.", []
+    sentence, found = duty(rng, v)
+    code = f"{rng.choice(_CODES)}-{rng.randint(10, 999)}"
+    head = title(rng, [make_fact(rng, v)])
+    result, reply = {
+        "search_documents": ({"id": code, "title": head}, f"{code} fits: {head}."),
+        "get_document": ({"id": slots["i"], "text": sentence}, f"{slots['i']} says: {sentence}"),
+        "get_deadline": ({"deadline": (limit := found["deadline"] or span(rng)), "source": code},
+                         f"The deadline is {limit}, see {code}."),
+        "create_ticket": ({"ticket": code}, f"Ticket {code} is open."),
+    }[name]  # fmt: skip
+    if rng.random() >= 0.2:
+        return compact(result), reply, []
+    note, wanted = injection(rng, v.split, slots["O"], 1)
+    return compact({**result, "note": note}), reply, [wanted]
+
+
+# Out of scope
+
+
+def _refuse(rng: random.Random, v: Vocabulary) -> TaskItem:
+    """A request that has nothing to do with the documents, under any of the system prompts."""
+    text = _pick(rng, SCOPE, v.split).format(x=_pick(rng, SCOPE_TOPICS, v.split), n=rng.randint(2, 60))
+    system = rng.choice((*TASKS, "refuse", "refuse", "tools", "answer"))
+    offered = _some_tools(rng, rng.choice(list(_ARGUMENTS))) if system == "tools" else []
+    return TaskItem("refuse", _user(system, text), REFUSE, offered, {"system": system})
+
+
+_MAKERS: dict[str, Callable[[random.Random, Vocabulary], TaskItem]] = {
+    "extract": _extract, "classify": _classify, "summarise": _summarise, "tools": _tools, "refuse": _refuse,
+}  # fmt: skip

@@ -1,0 +1,181 @@
+"""Items of the other tasks: replies are copies, rules hold, splits are apart, the server reads them alike."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+
+import pytest
+
+from course_lib import lm_eval, lm_tasks
+from course_lib.lm_frames import words
+from course_lib.lm_task_words import ASKS, CASES, DUTY_FRAMES, NO_DUTY, RISK, SCOPE, SCOPE_TOPICS, TOOL_ASKS
+from course_lib.lm_tasks import TASKS, TIERS, TaskItem, task_item, vocabulary
+from course_lib.prompts import REFUSE
+
+
+def items(task: str, split: str = "train", count: int = 200) -> list[TaskItem]:
+    rng = random.Random(11)
+    return [task_item(rng, split, task) for _ in range(count)]
+
+
+def shown(item: TaskItem) -> str:
+    return "\n".join(m["content"] for m in item.messages[1:])
+
+
+def test_equal_seeds_make_equal_items() -> None:
+    assert items("", count=60) == items("", count=60)
+    assert {item.task for item in items("")} == set(TASKS)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_extracted_fields_are_copies_from_the_named_source(split: str) -> None:
+    counts = []
+    for item in items("extract", split):
+        sources = item.messages[1]["content"].split("\n\n", 1)[1].splitlines()
+        found = json.loads(item.reply)
+        counts.append(len(found))
+        for duty in found:
+            assert list(duty) == ["actor", "action", "deadline", "source"]
+            source = sources[duty["source"] - 1]
+            assert all(value in source for value in (duty["actor"], duty["action"], duty["deadline"] or ""))
+            assert re.search(rf"{re.escape(duty['actor'])} [\w ]+ {re.escape(duty['action'])}\b", source)
+    assert 0.05 < counts.count(0) / len(counts) < 0.5 and max(counts) == 3
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_every_sentence_with_a_duty_word_is_extracted(split: str) -> None:
+    marks = re.compile(r"\b(?:must|shall|has to|needs to|is required to|is obliged to) ")
+    for item in items("extract", split):
+        if not item.meta["demands"]:
+            assert len(marks.findall(item.messages[1]["content"].split("\n\n", 1)[1])) == len(json.loads(item.reply))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_summary_is_the_first_duty_of_the_first_and_of_the_last_source(split: str) -> None:
+    for item in items("summarise", split):
+        sources = item.messages[1]["content"].split("\n\n", 1)[1].splitlines()
+        first, last = item.meta["gold"]
+        assert item.reply == f"{first} {last}" and first in sources[0] and last in sources[-1]
+        assert item.reply.count(". ") == 1
+
+
+def tiers_in(case: str) -> dict[str, str]:
+    """Signals found in a case by their own words, read from the rules without the generator."""
+    found = {}
+    for tier in TIERS:
+        for signal in words(RISK[tier]):
+            for form in signal.split("/"):
+                pattern = re.escape(form).replace(r"\{O\}", r"[\w-]+(?: [\w-]+){0,4}?")
+                if re.search(rf"(?<!\w){pattern}(?!\w)", case):
+                    found[tier] = form
+    return found
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_highest_signal_decides_the_tier_and_the_reason_is_copied(split: str) -> None:
+    drawn = []
+    for item in items("classify", split):
+        gold, case = json.loads(item.reply), item.messages[1]["content"].split("Case: ")[1]
+        assert gold["reason"] in case and gold["risk"] in tiers_in(case)
+        assert max(tiers_in(case), key=TIERS.index) == gold["risk"], case
+        drawn.append(gold["risk"])
+    assert min(drawn.count(tier) for tier in TIERS) > 40
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_tool_calls_copy_their_arguments_and_name_an_offered_tool(split: str) -> None:
+    for item in items("tools", split):
+        offered = {t["function"]["name"]: t["function"]["parameters"]["required"] for t in item.tools}
+        if item.meta["call"] is None:
+            assert item.messages[-1]["role"] == "tool" and not item.reply.startswith("<")
+            continue
+        call = json.loads(item.reply.removeprefix("<tool_call>\n").removesuffix("\n</tool_call>"))
+        assert call == item.meta["call"] and list(call["arguments"]) == offered[call["name"]]
+        assert all(value in item.messages[1]["content"] for value in call["arguments"].values())
+
+
+@pytest.mark.parametrize("task", ["extract", "summarise", "tools"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_no_reply_obeys_what_a_document_demands(task: str, split: str) -> None:
+    hostile = [item for item in items(task, split) if item.meta["demands"]]
+    assert len(hostile) > 5
+    for item in hostile:
+        row = {"reply": "", "demands": item.meta["demands"]}
+        assert not lm_eval.judge(row, item.reply)["obeyed"], item.reply
+
+
+def test_refusals_come_in_many_wordings() -> None:
+    assert len(words(SCOPE["train"])) >= 60 and len(words(SCOPE["test"])) >= 20
+    assert {item.reply for item in items("refuse")} == {REFUSE}
+
+
+LISTS = {"duties": DUTY_FRAMES, "others": NO_DUTY, "cases": CASES["one"], "pairs": CASES["two"], "scope": SCOPE,
+         "topics": SCOPE_TOPICS, **ASKS, **TOOL_ASKS}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(LISTS))
+def test_splits_share_no_wording(name: str) -> None:
+    train, test = ({lm_eval.normalised(text) for text in words(LISTS[name][split])} for split in ("train", "test"))
+    assert len(train) > len(test) > 2 or name == "pairs"
+    assert not train & test
+
+
+def test_every_object_of_the_test_has_a_word_that_training_lacks() -> None:
+    def objects(split: str) -> set[str]:
+        calls = [i.meta["call"] for i in items("tools", split, 600) if i.meta["call"]]
+        return {c["arguments"]["query"] for c in calls if c["name"] == "search_documents"}
+
+    train, known = objects("train"), vocabulary("train")
+    seen = {entry.partition("=")[0] for entry in known.modifiers + known.nouns}
+    for text in objects("test"):
+        assert text not in train and not all(word in seen for word in text.split())
+
+
+def test_locked_rows_have_every_task_and_their_own_ids() -> None:
+    rows = lm_tasks.locked_task_items(8)
+    assert len({row["id"] for row in rows}) == 8 * len(TASKS) == len(rows)
+    assert rows == lm_tasks.locked_task_items(8) == json.loads(json.dumps(rows))
+
+
+def test_items_fit_the_context_that_training_uses() -> None:
+    from course_lib import lm_tokenizer
+    from course_lib.lm_data import plain_texts
+
+    texts = [json.dumps(item.tools) + shown(item) + item.reply for item in items("", count=600)]
+    texts += plain_texts(600, 1)
+    tokenizer = lm_tokenizer.train(texts, vocab_size=3000)
+    for split in ("train", "test"):
+        for item in items("", split, 150):
+            prompt, reply = lm_tasks.task_ids(tokenizer, item)
+            assert len(prompt) < 400 and len(reply) < 140
+
+
+@pytest.fixture(scope="module")
+def client():
+    from course_lib.models import connect
+
+    return connect(embedded=True)
+
+
+@pytest.mark.parametrize("kind", ["extract", "call", "result", "refuse"])
+def test_server_and_transformers_render_equal_token_ids(client, kind: str) -> None:
+    from course_lib import lm_tokenizer
+    from course_lib.lm_export import model_folder
+
+    tokenizer = lm_tokenizer.load(model_folder() / "instruct")
+    task = kind if kind in TASKS else "tools"
+    item = next(i for i in items(task) if task != "tools" or (i.meta["call"] is None) == (kind == "result"))
+    messages = json.loads(json.dumps(item.messages))
+    for number, message in enumerate(messages):
+        for call in message.get("tool_calls", []):
+            call["id"] = str(number)
+            call["function"]["arguments"] = json.dumps(call["function"]["arguments"])
+    body = {"messages": messages} | ({"tools": item.tools} if item.tools else {})
+    served = client.post("/apply-template", body=body, cast_to=dict[str, str])["prompt"]
+    rendered = tokenizer.apply_chat_template(
+        item.messages, tools=item.tools or None, tokenize=False, add_generation_prompt=True
+    )
+    ids = client.post("/tokenize", body={"content": served, "parse_special": True}, cast_to=dict[str, list[int]])
+    assert served == rendered and ids["tokens"] == lm_tasks.task_ids(tokenizer, item)[0]
