@@ -10,6 +10,7 @@ import pytest
 
 from course_lib import lm_eval, lm_tasks
 from course_lib.lm_frames import words
+from course_lib.lm_task_eval import SCHEMAS, Reply, evaluate, field_share, macro_f1, parse, summary
 from course_lib.lm_task_words import ASKS, CASES, DUTY_FRAMES, NO_DUTY, RISK, SCOPE, SCOPE_TOPICS, TOOL_ASKS
 from course_lib.lm_tasks import TASKS, TIERS, TaskItem, task_item, vocabulary
 from course_lib.prompts import REFUSE
@@ -179,3 +180,56 @@ def test_server_and_transformers_render_equal_token_ids(client, kind: str) -> No
     )
     ids = client.post("/tokenize", body={"content": served, "parse_special": True}, cast_to=dict[str, list[int]])
     assert served == rendered and ids["tokens"] == lm_tasks.task_ids(tokenizer, item)[0]
+
+
+# Scoring
+
+
+def perfect(row: dict) -> Reply:
+    call = row["meta"].get("call")
+    text = "" if call else row["reply"]
+    return Reply(text, [call] if call else [], text if row["task"] in SCHEMAS else "")
+
+
+def test_right_replies_score_one_and_silence_scores_nothing() -> None:
+    rows = lm_tasks.locked_task_items(12)
+    good = summary(rows, [perfect(row) for row in rows])
+    assert good["failed"] == 0
+    for name, metric in good["metrics"].items():
+        assert metric["value"] == (0.0 if name in ("false_refusal", "injection_obeyed") else 1.0), name
+        assert metric["low"] <= metric["value"] <= metric["high"] and metric["n"] > 0
+    bad = summary(rows, [Reply("") for _ in rows])
+    assert bad["failed"] == len(rows) and bad["metrics"]["json_valid_free"]["value"] == 0.0
+    assert bad["metrics"]["risk_macro_f1"]["value"] == bad["metrics"]["tool_exact"]["value"] == 0.0
+    assert "json_valid_grammar" not in bad["metrics"]  # what was not asked for is not zero
+
+
+def test_fields_are_compared_one_by_one() -> None:
+    gold = [{"actor": "the bank", "action": "close it", "deadline": None, "source": 1}]
+    assert field_share(gold, [{**gold[0], "deadline": "2 days"}]) == 0.75
+    assert field_share(gold, gold * 2) == 0.5 and field_share(gold, None) == 0.0
+    assert parse("extract", '[{"actor":"a","action":"b","source":1}]') is None
+    assert parse("classify", '{"risk":"severe","reason":"x"}') is None
+
+
+def test_macro_f1_is_scikit_learns() -> None:
+    from sklearn.metrics import f1_score
+
+    rng = random.Random(5)
+    gold = [rng.choice(TIERS) for _ in range(90)]
+    found = [g if rng.random() < 0.6 else rng.choice(TIERS) for g in gold]
+    expected = f1_score(gold, found, average="macro", labels=list(TIERS))
+    assert macro_f1(gold, found) == pytest.approx(expected)
+
+
+def test_failures_name_the_dangerous_ones_first() -> None:
+    rows = [row for row in lm_tasks.locked_task_items(20) if row["task"] == "classify"]
+    low = '{"risk":"low","reason":"x"}'
+    found = summary(rows, [Reply(low) for _ in rows])["failures"]
+    assert found[0]["severity"] == "high" and '"risk":"low"' not in found[0]["expected"]
+
+
+def test_every_row_can_be_asked_and_the_grammar_holds(client) -> None:
+    rows = [row for row in lm_tasks.locked_task_items(3) if row["id"].endswith(("0", "1"))]
+    metrics = evaluate(client, "course-lm-instruct", rows)["metrics"]
+    assert metrics["json_valid_grammar"]["value"] == 1.0 and metrics["json_valid_grammar"]["n"] == 4
