@@ -4,30 +4,41 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 from course_lib.lm_data import Item, frame_item, key_item, pool
 from course_lib.lm_frames import Vocabulary
 
 # sources at most, sentences per source at most, share of loose words, of unanswerable, of hostile items, of real text
 _LEVELS = (
-    (2, 1, 0.4, 0.15, 0.0, 0.2),
-    (3, 2, 0.25, 0.2, 0.1, 0.4),
-    (3, 3, 0.15, 0.2, 0.2, 0.55),
-    (4, 4, 0.1, 0.22, 0.25, 0.6),
+    (2, 1, 0.4, 0.15, 0.0, 0.15),
+    (3, 2, 0.2, 0.2, 0.15, 0.3),
+    (4, 3, 0.12, 0.25, 0.25, 0.4),
+    (5, 3, 0.08, 0.25, 0.3, 0.45),
 )
+SINGLE = 0.5  # share of items with one sentence a source, as the course's prompts have them
 LEVELS = len(_LEVELS)
 AHEAD = 0.3  # share of items from the next level: a first sight of what comes
-Sampler = Callable[[random.Random, int, str], Item]
+Sampler = Callable[[random.Random, int, str], Any]
 
 
-def sampler(split: str = "train", *, real: Callable[..., Item] | None = None) -> Sampler:
-    """A function (generator, level, stage) -> item. real: maker of items on corpus text, None for none."""
+def sampler(split: str = "train", *, real: Callable[..., Item] | None = None, tasks: float = 0.0) -> Sampler:
+    """A function (generator, level, stage) -> item. real: maker of items on corpus text, None for none.
+
+    tasks: share of items of the other tasks in stage ``sft``.
+    """
     v = Vocabulary.of(split)
     loose = pool(v)
 
-    def draw(rng: random.Random, level: int, stage: str) -> Item:
+    def draw(rng: random.Random, level: int, stage: str) -> Any:
+        if stage == "sft" and rng.random() < tasks:
+            from course_lib.lm_tasks import task_item
+
+            return task_item(rng, split)
         ahead = min(level + (rng.random() < AHEAD), LEVELS - 1)
         sources, most, keys, silent, hostile, corpus = _LEVELS[ahead]
+        if rng.random() < SINGLE:
+            most, sources = 1, min(sources + level, 6)
         count = rng.randint(1 if rng.random() < 0.3 else 2, sources)
         answerable, roll = rng.random() >= silent, rng.random()
         if real is not None and roll < corpus:

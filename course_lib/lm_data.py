@@ -17,83 +17,14 @@ from course_lib.lm_inject import injection
 from course_lib.prompts import ABSTAIN, SYSTEM, answer_prompt
 
 STOP = set(
-    [
-        "a",
-        "an",
-        "the",
-        "of",
-        "for",
-        "to",
-        "in",
-        "on",
-        "at",
-        "by",
-        "with",
-        "from",
-        "as",
-        "is",
-        "are",
-        "was",
-        "were",
-        "be",
-        "been",
-        "must",
-        "may",
-        "can",
-        "do",
-        "does",
-        "did",
-        "has",
-        "have",
-        "had",
-        "not",
-        "no",
-        "and",
-        "or",
-        "if",
-        "when",
-        "what",
-        "who",
-        "whom",
-        "whose",
-        "which",
-        "where",
-        "how",
-        "why",
-        "this",
-        "that",
-        "these",
-        "those",
-        "it",
-        "its",
-        "they",
-        "them",
-        "their",
-        "there",
-        "than",
-        "then",
-        "within",
-        "after",
-        "before",
-        "about",
-        "into",
-        "each",
-        "every",
-        "only",
-        "all",
-        "any",
-        "one",
-        "we",
-        "you",
-        "i",
-        "us",
-        "our",
-        "need",
-        "needs",
-        "say",
-        "says",
-    ]
+    """a an the of for to in on at by with from as is are was were be been must may can do does did has have had not no
+    and or if when what who whom whose which where how why this that these those it its they them their there than then
+    within after before about into each every only all any one we you i us our need needs say says""".split()
 )
+# Kinds whose facts could answer one another's questions; a distractor on the same object is never of such a kind.
+_ALIKE = ({"deadline", "retention", "start"}, {"approval", "responsible", "recipient", "consequence", "prohibition"},
+          {"threshold", "penalty"}, {"condition", "prohibition", "threshold", "approval"}, {"scope", "article"},
+          {"channel", "retention"}, {"reason", "consequence"})  # fmt: skip
 
 
 def stems(text: str) -> set[str]:
@@ -133,13 +64,11 @@ def near_fact(rng: random.Random, v: Vocabulary, fact: Fact, asked: str) -> Fact
     """A fact that shares words with ``fact`` and does not answer its question."""
     roll = rng.random()
     kinds = [k for k in lexicon.FRAMES if k != fact.kind]
-    if roll < 0.4 and fact.kind not in ("article", "definition", "consequence", "contents", "prohibition"):
-        apart = {"channel", "definition", "contents", "consequence"} | (
-            {"deadline", "retention"} if fact.kind in ("deadline", "retention") else set()) | (
-            {"approval", "responsible"} if fact.kind in ("approval", "responsible") else set()) | (
-            {"threshold", "penalty"} if fact.kind in ("threshold", "penalty") else set()) | (
-            {"condition", "prohibition"} if fact.kind in ("condition", "prohibition") else set())  # fmt: skip
-        kinds = [k for k in kinds if k not in apart and k != "article"] or kinds
+    if roll < 0.4 and fact.kind not in ("article", "definition", "scope"):
+        alike = {"channel", "definition", "contents", "consequence", "article"}.union(
+            *(group for group in _ALIKE if fact.kind in group)
+        )
+        kinds = [k for k in kinds if k not in alike]
         other = make_fact(rng, v, rng.choice(kinds), (fact.slots["O"], fact.slots["O2"]))
     else:
         modifier, _, noun = fact.slots["O"].rpartition(" ")
@@ -290,4 +219,6 @@ def plain_texts(count: int, seed: int) -> Iterator[str]:
     for entry in (lexicon.ACTORS, lexicon.ROLES, lexicon.NOUNS, lexicon.MODIFIERS, lexicon.CHANNELS, lexicon.NEEDS):
         yield "\n".join(words(entry))
     yield "\n".join([*SYSTEM.values(), ABSTAIN, "Question: ", "\n\n[1] ", "\n[2] ", "\n[3] ", "\n[4] "] * 30)
-    yield "system\nuser\nassistant\nAnswer: " * 50 + " ".join(str(n) for n in range(130)) * 20
+    yield "system\nuser\nassistant\nAnswer:\n" * 50 + " ".join(str(n) for n in range(130)) * 20
+    keys = ("actor", "action", "deadline", "source", "risk", "reason", "name", "arguments", "query", "title")
+    yield "\n".join(f'{{"{a}": "the ", "{b}": null}}, {{"{b}":"A","{a}":1}}]' for a in keys for b in keys) * 3

@@ -37,16 +37,26 @@ def chat_text(system: str, user: str) -> str:
 
 def plain_text(user: str) -> str:
     """The prompt without turns, as the base model reads it."""
-    return f"{user}\nAnswer: "
+    return f"{user}\nAnswer:\n"
 
 
-def encode(tokenizer: Any, item: Item, *, chat: bool = True, rng: random.Random | None = None) -> Example:
+def encode_task(tokenizer: Any, item: Any) -> Example:
+    """Ids of one item of another task (``lm_tasks.TaskItem``), through the chat template; labels on the reply alone."""
+    prompt = tokenizer.apply_chat_template(
+        item.messages, tools=item.tools or None, tokenize=False, add_generation_prompt=True
+    )
+    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    reply = tokenizer(item.reply + TURN_END, add_special_tokens=False)["input_ids"]
+    return Example(ids + reply, len(ids), [], [], [], [])
+
+
+def encode(tokenizer: Any, item: Any, *, chat: bool = True, rng: random.Random | None = None) -> Example:
     """Ids and labels of one item; ``spread`` are prompt positions on which next-token prediction is trained too."""
+    if not isinstance(item, Item):
+        return encode_task(tokenizer, item)
     system, user, reply = prompt_texts(item)
     head = chat_text(system, "\0").partition("\0")[0] if chat else ""
     prompt = chat_text(system, user) if chat else plain_text(user)
-    if not chat:
-        prompt, reply = prompt[:-1], " " + reply
     coded = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = list(coded["input_ids"]), coded["offset_mapping"]
     reply_at = len(ids)

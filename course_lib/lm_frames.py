@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from course_lib import lm_lexicon as lexicon
 
-HELD_OUT_SHARE = 6  # one word in six, and the last sentence and question frame of each kind, are for the test alone
+HELD_OUT_SHARE = 6  # one word in six is for the test alone
+HELD_OUT_QUESTIONS = 2  # so are the last questions of each kind, and its last sentence
 
 
 def words(text: str) -> list[str]:
@@ -29,7 +30,11 @@ def part(entries: list[str], split: str) -> list[str]:
 
 @dataclass
 class Vocabulary:
-    """What one split may say. Lists of entries; verbs are (base, third person, participle, other words)."""
+    """What one split may say. Lists of entries; verbs are (base, third person, participle, other words).
+
+    The test asks in other words only where training taught them: its own words stand alone, and half of its object
+    names join one of them to a word of the training lists (``known``).
+    """
 
     split: str
     actors: list[str] = field(default_factory=list)
@@ -37,52 +42,27 @@ class Vocabulary:
     verbs: list[tuple[str, str, str, list[str]]] = field(default_factory=list)
     modifiers: list[str] = field(default_factory=list)
     nouns: list[str] = field(default_factory=list)
+    known: tuple[list[str], list[str]] = ([], [])
 
     @classmethod
     def of(cls, split: str) -> Vocabulary:
         """The vocabulary of ``train`` or ``test``."""
         rows = [line.split("|") for line in lexicon.VERBS.splitlines()]
-        kept = {row[0] for row in rows if held_out(row[0]) == (split == "test")}
-        verbs = [(r[0], r[1], r[2], r[3].split(",")) for r in rows if r[0] in kept]
-        lists = (part(words(text), split) for text in (lexicon.ACTORS, lexicon.ROLES, lexicon.MODIFIERS, lexicon.NOUNS))
-        actors, roles, modifiers, nouns = lists
-        return cls(split, actors, roles, verbs, modifiers, nouns)
+        verbs = [(r[0], r[1], r[2], r[3].split(",")) for r in rows if not held_out(r[0])]
+        lists = (lexicon.ACTORS, lexicon.ROLES, lexicon.MODIFIERS, lexicon.NOUNS)
+        actors, roles, modifiers, nouns = (part(words(text), split) for text in lists)
+        if split == "train":
+            return cls(split, actors, roles, verbs, modifiers, nouns)
+        verbs += [(r[0], r[1], r[2], [r[2]]) for r in rows if held_out(r[0])] * 3
+        modifiers, nouns = ([entry.partition("=")[0] for entry in entries] for entries in (modifiers, nouns))
+        known = tuple(part(words(text), "train") for text in (lexicon.MODIFIERS, lexicon.NOUNS))
+        return cls(split, actors, roles, verbs, modifiers, nouns, (known[0], known[1]))
 
 
-_ONSETS = [
-    "b",
-    "c",
-    "d",
-    "f",
-    "g",
-    "h",
-    "k",
-    "l",
-    "m",
-    "n",
-    "p",
-    "r",
-    "s",
-    "t",
-    "v",
-    "z",
-    "br",
-    "cl",
-    "dr",
-    "fl",
-    "gr",
-    "kr",
-    "pl",
-    "pr",
-    "sk",
-    "st",
-    "tr",
-    "vr",
-    "th",
-    "sh",
-]
-_VOWELS = ["a", "e", "i", "o", "u", "a", "e", "i", "o", "ai", "ea", "io", "ou"]
-_CODAS = ["n", "r", "l", "s", "t", "x", "m", "k", "th", "nd", "rn", "st", "v", "ck", "nt"] + [""] * 8
+_ONSETS = "b c d f g h k l m n p r s t v z br cl dr fl gr kr pl pr sk st tr vr th sh".split()
+_VOWELS = "a e i o u a e i o ai ea io ou".split()
+_CODAS = [*"n r l s t x m k th nd rn st v ck nt".split(), *[""] * 8]
+_MONTHS = "January February March April May June July August September October November December".split()
 
 
 def invented(rng: random.Random, syllables: int = 0) -> str:
@@ -122,6 +102,13 @@ def _other_word(rng: random.Random, entry: str, chance: float) -> tuple[str, str
     return plain, other if other and rng.random() < chance else plain
 
 
+def date(rng: random.Random) -> str:
+    """A day such as ``17 January 2027``, now and then a month or a year alone."""
+    year, roll = rng.randint(2018, 2032), rng.random()
+    return f"{rng.randint(1, 28)} {rng.choice(_MONTHS)} {year}" if roll < 0.8 else (
+        f"{rng.choice(_MONTHS)} {year}" if roll < 0.92 else str(year))  # fmt: skip
+
+
 @dataclass
 class Fact:
     """One fact of one kind: its slots, and the sentence that says it. topic is the object's name."""
@@ -134,9 +121,7 @@ class Fact:
     def question(self, rng: random.Random, split: str) -> str:
         """A question that this fact answers. A question about its article or term names only that."""
         frames = words(lexicon.FRAMES[self.kind][1])
-        usable = [f for f in frames[:-1] or frames if all(s in self.slots for s in _slots(f))]
-        if split == "test":
-            usable = frames[-1:]
+        usable = frames[-HELD_OUT_QUESTIONS:] if split == "test" else frames[:-HELD_OUT_QUESTIONS]
         if self.kind in ("article", "definition"):
             usable = [f for f in usable if set(_slots(f)) <= self.mentioned()] or usable
         else:
@@ -156,8 +141,11 @@ def _slots(frame: str) -> list[str]:
 
 def object_name(rng: random.Random, v: Vocabulary) -> tuple[str, str]:
     """A plural noun phrase, and the same in a question's words."""
-    nouns = [_other_word(rng, rng.choice(v.nouns), 0.35)]
-    modifiers = [_other_word(rng, m, 0.35) for m in rng.sample(v.modifiers, 2 if rng.random() < 0.2 else 1)]
+    first, last, roll = v.modifiers, v.nouns, rng.random()
+    if v.known[0] and roll < 0.5:
+        first, last = (v.known[0], v.nouns) if roll < 0.25 else (v.modifiers, v.known[1])
+    nouns = [_other_word(rng, rng.choice(last), 0.35)]
+    modifiers = [_other_word(rng, m, 0.35) for m in rng.sample(first, 2 if rng.random() < 0.2 else 1)]
     if rng.random() < 0.22:
         word = invented(rng)
         modifiers = [(word, word)] if rng.random() < 0.6 else [*modifiers[:1], (word, word)]
@@ -179,7 +167,8 @@ def make_fact(rng: random.Random, v: Vocabulary, kind: str = "", topic: tuple[st
         "vp": verb[2], "vp2": rng.choice(verb[3]) if rng.random() < 0.45 else verb[2], "v2": second[0],
         "T": span(rng), "G": rng.choice(words(lexicon.TRIGGERS)), "C": rng.choice(words(lexicon.CHANNELS)),
         "M": amount(rng), "N": rng.choice(words(lexicon.NEEDS)), "P": rng.choice(words(lexicon.PERIODS)),
-        "Z": regime, "n": number, "X": invented(rng, 2).capitalize(), "d": rng.choice(words(lexicon.DOCUMENT_KINDS)),
+        "Z": regime, "n": number, "W": rng.choice(words(lexicon.REASONS)), "D": date(rng),
+        "X": invented(rng, 2).capitalize(), "d": rng.choice(words(lexicon.DOCUMENT_KINDS)),
     }  # fmt: skip
     frames = words(lexicon.FRAMES[kind][0])
     frame = frames[-1] if v.split == "test" else rng.choice(frames[:-1])

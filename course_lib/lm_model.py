@@ -1,11 +1,13 @@
 """The network of course-lm: a plain Llama, started with circuits that small models are slow to find by themselves.
 
 The start is hand-made, and training is free to change all of it. All embeddings share one direction, by which heads can
-attend without looking at content.
+attend without looking at content; tokens of one stem (``report``, `` Reports``) share most of theirs.
 Layer 0: heads 0 and 1 look back one and two tokens by rotary position and note what stands there; head 2 notes whether
 the nearest mark before a token is ``[`` (a source) or ``Question``.
-Layer 1: heads 0 and 2 find the place after an earlier copy of the last two tokens and repeat what stands there
-(induction); heads 1 and 3 look for the current token in the question: is this word asked for?
+Layer 1: head 0 notes the number after the nearest ``[``: which source a token stands in, or which one a reply cites;
+heads 1 and 3 look for the current token in the question: is this word asked for?
+Layer 2: heads 0 and 2 find the place after an earlier copy of the last two tokens, in the source of that number, and
+repeat what stands there (induction).
 Last two layers: half of the heads compare like with like.
 """
 
@@ -18,6 +20,7 @@ WIDTH, LAYERS, HEADS, FEED_FORWARD, CONTEXT, THETA = 256, 6, 4, 512, 2048, 1e6
 # Standard deviation of an embedding entry. Adam moves every weight by about the learning rate per step, so what must
 # survive the first hundred steps has to be large beside it; the last norm's weight brings the logits back to scale.
 SPREAD = 0.3
+NUMBERS = 6  # source numbers that the start tells apart
 
 
 def config(
@@ -83,12 +86,15 @@ def _wire(model: Any, tokenizer: Any) -> None:
     if c.num_attention_heads < 4 or size < 32 or c.num_hidden_layers < 4:
         return
     one, two = size * 5 // 8, size * 3 // 8
-    named = _directions(model, {"shared": 1, "inside": 1, "posed": 1, "asked": 1, "before": one, "earlier": two})
+    named = _directions(model, {"shared": 1, "inside": 1, "posed": 1, "asked": 1, "tag": NUMBERS, "before": one,
+                                "earlier": two})  # fmt: skip
+    _share_stems(model, tokenizer)
     _prepare_embeddings(model, named)
     code = _fresh(model, one, named)
     for back, name in ((1, "before"), (2, "earlier")):
         _look_back(model, named, code, back, name)
     _mark_regions(model, named, tokenizer, 2)
+    _number_sources(model, named, tokenizer, code, 0)
     _induction(model, named, code, size)
     for index in (1, 3):
         _find_asked(model, named, tokenizer, index, size)
@@ -97,6 +103,24 @@ def _wire(model: Any, tokenizer: Any) -> None:
             same = 0.8 * _directions(model, {"same": size})["same"]
             layer.self_attn.q_proj.weight[_head(model, index)] = same
             layer.self_attn.k_proj.weight[_head(model, index)] = same
+
+
+def _share_stems(model: Any, tokenizer: Any) -> None:
+    """Tokens that differ by a space, a capital or an ending start with vectors that are alike (cosine about .6)."""
+    import torch
+
+    embedding = model.model.embed_tokens.weight
+    families: dict[str, Any] = {}
+    for index in range(len(tokenizer)):
+        word = tokenizer.decode([index]).strip().lower()
+        if len(word) < 4 or not word.isalpha():
+            continue
+        for ending in ("ing", "ied", "ies", "ed", "es", "s", "e", "y"):
+            if word.endswith(ending) and len(word) - len(ending) >= 3:
+                word = word[: -len(ending)]
+                break
+        own = families.setdefault(word, torch.randn(embedding.shape[1]) * SPREAD)
+        embedding[index] = math.sqrt(0.6) * own + math.sqrt(0.4) * embedding[index]
 
 
 def _prepare_embeddings(model: Any, named: dict[str, Any]) -> None:
@@ -177,25 +201,47 @@ def _mark_regions(model: Any, named: dict[str, Any], tokenizer: Any, index: int)
         attention.o_proj.weight[:, rows.start + place] = 1.25 * SPREAD * named[name][0]
 
 
+def _number_sources(model: Any, named: dict[str, Any], tokenizer: Any, code: Any, index: int) -> None:
+    """A head of layer 1 that finds the nearest token after a ``[`` and writes which of the first numbers it is."""
+    import torch
+
+    attention, rows = model.model.layers[1].self_attn, _head(model, index)
+    size = rows.stop - rows.start
+    theta = THETA ** (-torch.arange(0, size, 2) / size)
+    speeds = torch.arange(size // 2)[(theta < 0.3) & (theta > 0.001)] + rows.start
+    after = code @ _token(model, tokenizer, "[", named)
+    for part in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj):
+        (part.weight[:, rows] if part is attention.o_proj else part.weight[rows]).mul_(0.1)
+    attention.q_proj.weight[speeds] = 0.62 * named["shared"][0]
+    attention.k_proj.weight[speeds] = 0.62 * (after / after.norm()) @ named["before"]
+    for place in range(NUMBERS):
+        attention.v_proj.weight[rows.start + place] = _token(model, tokenizer, str(place + 1), named)
+        attention.o_proj.weight[:, rows.start + place] = 1.5 * SPREAD * named["tag"][place]
+
+
 def _induction(model: Any, named: dict[str, Any], code: Any, size: int) -> None:
-    """Heads 0 and 2 of layer 1 copy what followed an earlier copy of the last two tokens, each a part of the space."""
-    copies = _directions(model, {"first": size, "second": size})
-    for copy, index in zip(copies.values(), (0, 2), strict=True):
-        attention, rows = model.model.layers[1].self_attn, _head(model, index)
+    """Heads 0 and 2 of layer 2 copy what followed an earlier copy of the last two tokens in the source of the same
+    number, each a part of the space."""
+    free = model.config.hidden_size - sum(map(len, named.values()))
+    copies = _fresh(model, min(2 * size, free), named).split(size)
+    for copy, index in zip(copies, (0, 2), strict=False):
+        attention, rows = model.model.layers[2].self_attn, _head(model, index)
         dims = _slow_dims(rows, size)
+        dims, tags = dims[:-NUMBERS], dims[-NUMBERS:]
         count = len(dims) * 2 // 3
         more = min(len(dims) - count, len(named["earlier"]))
         for part in (attention.q_proj, attention.k_proj):
             part.weight[rows] *= 0.1
-        attention.q_proj.weight[dims[:count]] = 2.0 * code[:count]
-        attention.k_proj.weight[dims[:count]] = 2.8 * named["before"][:count]
-        attention.q_proj.weight[dims[count : count + more]] = 1.8 * named["before"][:more]
-        attention.k_proj.weight[dims[count : count + more]] = 1.8 * named["earlier"][:more]
+        attention.q_proj.weight[dims[:count]] = 2.3 * code[:count]
+        attention.k_proj.weight[dims[:count]] = 3.1 * named["before"][:count]
+        attention.q_proj.weight[dims[count : count + more]] = 2.0 * named["before"][:more]
+        attention.k_proj.weight[dims[count : count + more]] = 2.0 * named["earlier"][:more]
+        attention.q_proj.weight[tags] = attention.k_proj.weight[tags] = 1.5 * named["tag"]
         last = rows.start + size // 2 - 1  # a question holds the same words: copy from sources, never from there
         attention.q_proj.weight[last] = named["shared"][0]
         attention.k_proj.weight[last] = 1.5 * named["inside"][0] - 1.5 * named["posed"][0]
-        attention.v_proj.weight[rows] = copy
-        attention.o_proj.weight[:, rows] = 8.0 * SPREAD * copy.T
+        attention.v_proj.weight[rows.start : rows.start + len(copy)] = copy
+        attention.o_proj.weight[:, rows.start : rows.start + len(copy)] = 8.0 * SPREAD * copy.T
 
 
 def _find_asked(model: Any, named: dict[str, Any], tokenizer: Any, index: int, size: int) -> None:

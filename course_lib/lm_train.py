@@ -37,6 +37,7 @@ class Plan:
     decay: float = 0.25
     level: int = 0
     plain_share: float = 0.0
+    tasks: float = 0.0
     seed: int = 1
     eval_every: int = 100
     pass_mark: float = 0.85
@@ -60,7 +61,7 @@ def train(stage: str, out_dir: Path | str, *, device: str = "auto", start: Path 
     plan, out = Plan(stage=stage, **settings), Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    run = _Run(plan, out, place, start, tokenizer, sampler or _default_sampler(real), report, shape or {})
+    run = _Run(plan, out, place, start, tokenizer, sampler or _default_sampler(real, plan.tasks), report, shape or {})
     run.resume()
     while run.done() < 1.0:
         run.advance()
@@ -68,10 +69,10 @@ def train(stage: str, out_dir: Path | str, *, device: str = "auto", start: Path 
     return out
 
 
-def _default_sampler(real: Callable[..., Item] | None) -> Callable[[random.Random, int, str], Item]:
+def _default_sampler(real: Callable[..., Item] | None, tasks: float) -> Callable[[random.Random, int, str], Item]:
     from course_lib import lm_curriculum
 
-    return lm_curriculum.sampler("train", real=real)
+    return lm_curriculum.sampler("train", real=real, tasks=tasks)
 
 
 class _Run:
@@ -215,11 +216,14 @@ class _Run:
                 out["spread"] = cross_entropy(self.model.lm_head(last[data["spread"][0]]).float(), data["spread"][1])
             norm = torch.nn.functional.rms_norm
             for name, labels, layer in (("asked", "asked", 0), ("answers", "answers", 1), ("chosen", "answers", 2)):
+                if not data[labels].shape[1]:
+                    continue  # a batch of other tasks alone has no labels inside its prompts
                 logits = self.probes[name](norm(inner[layer][data[labels][0]], (width,))).float()
                 weight = torch.tensor([1.0, 2.0], device=self.device)
                 out[name] = cross_entropy(logits, data[labels][1], weight=weight)
-            begin = self.probes["begins"](norm(inner[1][data["begins"][0]], (width,)))
-            out["begins"] = cross_entropy(self.model.lm_head(begin).float(), data["begins"][1])
+            if data["begins"].shape[1]:
+                begin = self.probes["begins"](norm(inner[1][data["begins"][0]], (width,)))
+                out["begins"] = cross_entropy(self.model.lm_head(begin).float(), data["begins"][1])
         return out
 
     def _look(self) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answer", "AnswerCache", "CitationCheck", "Citations", "answer", "check_citations", "compress", "faithfulness",
-    "is_abstention", "parse_citations", "quote_supported", "sentence_scores", "without_citations",
+    "is_abstention", "parse_citations", "quotable", "quote_supported", "sentence_scores", "without_citations",
 ]  # fmt: skip
 
 MAX_SOURCES = 3
@@ -111,6 +111,20 @@ def compress(
                 kept.append(i)
         sentences = [sentences[i] for i in sorted(kept or order[:1])]
     return f"{chunk.title}: {' '.join(sentences)}"
+
+
+def quotable(
+    question: str, chunks: Sequence[Chunk], most: int, embedder: Embedder | None = None
+) -> list[tuple[Chunk, str]]:
+    """The ``most`` sentences of all chunks that fit the question best, each with its chunk and as ``title: sentence``.
+
+    They keep the order of the chunks and, within one, of the text. A source of one sentence leaves a small model one
+    choice, which source, and the copy cannot drift into a neighbour.
+    """
+    pairs = [(chunk, s) for chunk in chunks for s in chunk.sentences or split_sentences(chunk.text)]
+    scores = sentence_scores(question, [sentence for _, sentence in pairs], embedder)
+    kept = sorted(sorted(range(len(pairs)), key=lambda i: (-scores[i], i))[:most])
+    return [(pairs[i][0], f"{pairs[i][0].title}: {pairs[i][1]}") for i in kept]
 
 
 def check_citations(answer: Answer, index: Index, user: User, *, verbatim: bool = True) -> CitationCheck:
@@ -224,10 +238,13 @@ def answer(
     embedder: Embedder | None = None,
     max_words: int = 45,
     max_sentences: int | None = None,
+    quotes: int | None = None,
     max_tokens: int = 160,
     options: Mapping[str, Any] | None = None,
 ) -> Answer:
-    """Asks the model with at most three compressed sources and reads its citations.
+    """Asks the model with the first three hits and reads its citations.
+
+    A source is a compressed hit; with ``quotes`` it is one sentence, and the ``quotes`` best of all hits are shown.
 
     With ``index`` or ``cache`` every source is authorised once more before its text leaves. Without a source the answer
     is an abstention, and no model is asked. options: extra arguments of ``messages.create``, by default what
@@ -235,16 +252,17 @@ def answer(
     """
     index = cache.index if cache is not None else index
     user = retrieval.user
-    settings = (model, retrieval.mode, retrieval.k, max_words, max_sentences, max_tokens,
+    settings = (model, retrieval.mode, retrieval.k, max_words, max_sentences, quotes, max_tokens,
                 SYSTEM["answer"], repr(options))  # fmt: skip
     if cache is not None and (known := cache.get(question, user, *settings)) is not None:
         return known
     hits = [hit for hit in retrieval.hits if index is None or _readable(hit, user, index)][:MAX_SOURCES]
     model_of_text = embedder or (index.embedder if index is not None else None)
-    sources = tuple(
-        compress(question, hit.chunk, max_words, model_of_text, max_sentences=max_sentences) for hit in hits
-    )
-    source_ids = tuple(hit.chunk.id for hit in hits)
+    chunks = [hit.chunk for hit in hits]
+    shown = quotable(question, chunks, quotes, model_of_text) if quotes else [
+        (chunk, compress(question, chunk, max_words, model_of_text, max_sentences=max_sentences)) for chunk in chunks
+    ]  # fmt: skip
+    sources, source_ids = tuple(text for _, text in shown), tuple(chunk.id for chunk, _ in shown)
     if not sources:
         return Answer(ABSTAIN, (), (), True, (), ())
     result = _ask(client, model, question, sources, source_ids, max_tokens, options)

@@ -8,8 +8,9 @@ import pytest
 
 from course_lib import lm_encode, lm_eval, lm_tokenizer
 from course_lib.lm_data import ABSTAIN, Item, frame_item, key_item, plain_texts, pool
-from course_lib.lm_frames import Vocabulary
+from course_lib.lm_frames import Vocabulary, make_fact, words
 from course_lib.lm_inject import injection
+from course_lib.lm_lexicon import FRAMES
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,14 @@ def test_train_and_test_share_no_words_frames_or_attacks() -> None:
     train, test = Vocabulary.of("train"), Vocabulary.of("test")
     assert not set(train.nouns) & set(test.nouns)
     assert not set(train.modifiers) & set(test.modifiers)
-    assert not {v[0] for v in train.verbs} & {v[0] for v in test.verbs}
+    assert {v[0] for v in test.verbs} - {v[0] for v in train.verbs}
+    entries = train.nouns + train.modifiers
+    taught = {word for entry in entries for form in entry.split("=") for word in form.split()}
+    for seed in range(300):
+        assert set(make_fact(random.Random(seed), test).topic.split()) - taught, "a test object needs a new word"
+    for kind, (_, questions) in FRAMES.items():
+        asked = {make_fact(random.Random(s), train, kind).question(random.Random(s), "train")[:9] for s in range(40)}
+        assert asked and words(questions)[-1].split("{")[0] not in asked
     rng = random.Random(1)
     first = {injection(rng, "train", "x", 3)[0].split()[0] for _ in range(400)}
     assert "Attention" not in first
