@@ -207,7 +207,7 @@ def maker(split: str = "train", root: str | None = None) -> Callable[..., Item]:
     vocabulary = Vocabulary.of(split)
 
     def draw(rng: random.Random, *, sources: int, most: int, answerable: bool, hostile: bool) -> Item:
-        if asked and split == "train" and rng.random() < 0.4:
+        if asked and split == "train" and rng.random() < 0.7:
             home, place, texts = rng.choice(asked)
             gold, question = home.sentences[place], rng.choice(texts)
             keys = stems(question)
@@ -216,7 +216,8 @@ def maker(split: str = "train", root: str | None = None) -> Callable[..., Item]:
             place = rng.randrange(len(home.sentences))
             gold = home.sentences[place]
             question, keys = question_for(rng, gold, home.title)
-        kin = [p for p in found if folders[p.key] == folders[home.key] and p is not home]
+        others = [p for p in found if p.key == home.key or p.title != home.title]  # no other version of the document
+        kin = [p for p in others if folders[p.key] == folders[home.key] and p is not home]
         item = Item(question, [], [], None, keys, [], "corpus")
         spot = rng.randrange(sources)
         for number in range(sources):
@@ -225,15 +226,15 @@ def maker(split: str = "train", root: str | None = None) -> Callable[..., Item]:
                 if not answerable:
                     window = [s for s in window if s != gold]
                     if not window:
-                        other = rng.choice(kin or found)
+                        other = rng.choice(kin or others)
                         window = _window(rng, other, most, None)
                 title = home.title
             else:
-                near = rng.choice(by_key[home.key]) if rng.random() < 0.35 else rng.choice(kin or found)
-                near = near if rng.random() < 0.75 else rng.choice(found)
+                near = rng.choice(by_key[home.key]) if rng.random() < 0.5 else rng.choice(kin or others)
+                near = near if rng.random() < 0.8 else rng.choice(others)
                 window, title = [s for s in _window(rng, near, most, None) if s != gold], near.title
                 if not window:
-                    other = rng.choice(found)
+                    other = rng.choice(others)
                     window, title = [s for s in _window(rng, other, most, None) if s != gold], other.title
             item.titles.append(title)
             item.sentences.append(window or ["This page has no rules."])
