@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from course_lib import cli_grade
 from course_lib.errors import CourseError, UsageError
 
 app = typer.Typer(help="Run, check and grade the LLM engineering course. Start with: course doctor",
@@ -115,19 +116,8 @@ def check(module: str, folder: Annotated[Path | None, typer.Argument(help="Defau
     raise typer.Exit(0 if all(f.ok for f in report.findings) else 1)
 
 
-@app.command()
-def grade(folders: Annotated[list[Path], typer.Argument(help="Submission folders of one lab.")],
-          module: Annotated[str, typer.Option("--module", "-m", help="Which lab's rubric.")],
-          out: Annotated[Path, typer.Option(help="Folder for the reports.")] = Path("build/gradebook"),
-          json: Json = False) -> None:
-    """Score submission folders against the rubric; HTML and JSON per folder."""
-    rows = [_grade_folder(folder, module, out) for folder in folders]
-    if json:
-        _print_json(rows)
-    else:
-        _show_grades(rows)
-        typer.echo(f"report: {_index(rows, out)}")
-    raise typer.Exit(0 if all(not row["error"] for row in rows) else 1)
+app.command()(cli_grade.grade)
+app.command()(cli_grade.verify)
 
 
 @app.command()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import hashlib
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import course_lib
-from course_lib.catalog import find
+from course_lib.catalog import find, repo_root
 from course_lib.checks import checkers, rules
 from course_lib.checks.common import Context
 from course_lib.errors import DataError
@@ -18,11 +20,48 @@ from course_lib.submission import Submission
 # Kinds that try hardest to reach what they must not come first among the hidden probes.
 HIDDEN_ORDER = ("cross_tenant", "restricted", "stale", "injection", "article", "paraphrase", "unanswerable")
 HIDDEN_PROBES = 200
+PRESENTATION = frozenset(
+    "bookpages certificates cli cli_grade cohort doctor exercises exports figures gradebook journal measurements "
+    "nblint policy progress quizzes report reviews trl_cpu widgets workers".split()
+)
+EXECUTION = frozenset("execute kernel_fork kernels reexecute sandbox serve server".split())
+LIBRARIES = "bm25s chromadb numpy pydantic PyYAML scipy sentence-transformers torch transformers".split()
 
 
 def grader_version() -> str:
     """Version of the course's package; it goes into every report."""
     return f"course_lib {course_lib.__version__}"
+
+
+@functools.cache
+def grader_digest(executed: bool = False) -> str:
+    """SHA-256 over the package's code, without what only shows or moves results. executed: with what runs notebooks."""
+    package = Path(course_lib.__file__).parent
+    left_out = PRESENTATION if executed else PRESENTATION | EXECUTION
+    files = [p for p in sorted(package.rglob("*.py")) if p.stem not in left_out and not p.stem.startswith("lm_")]
+    return _digest_of(files, package)
+
+
+@functools.cache
+def environment_digest() -> str:
+    """SHA-256 over what findings depend on beside code and rubric: libraries, weights, corpus, questions, labs."""
+    from importlib.metadata import version
+
+    from course_lib.embeddings import DEFAULT_SHA256
+
+    root = repo_root()
+    files = [p for name in ("data/corpus", "data/evals", "labs") for p in sorted((root / name).rglob("*"))
+             if p.is_file() and not {".ipynb_checkpoints", "__pycache__"} & set(p.parts)]  # fmt: skip
+    parts = [f"python {sys.version_info.major}.{sys.version_info.minor}", f"weights {DEFAULT_SHA256}",
+             f"files {_digest_of(files, root)}", *(f"{name} {version(name)}" for name in LIBRARIES)]  # fmt: skip
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _digest_of(files: Sequence[Path], top: Path) -> str:
+    total = hashlib.sha256()
+    for file in files:
+        total.update(f"{file.relative_to(top).as_posix()} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return total.hexdigest()
 
 
 def rubric_of(module: str | int) -> Rubric:

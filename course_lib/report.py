@@ -54,32 +54,41 @@ def points(value: float) -> str:
 
 
 @functools.cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates that escape everything; ``style`` is the one stylesheet that the policy of a page lets in."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loaded = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, finalize=visible,
+                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    loaded.filters["points"] = points
+    loaded.globals.update(style_of("style.css"), marks=MARKS, words=WORDS)
+    return loaded
+
+
+def style_of(*names: str) -> dict[str, str]:
+    """The stylesheets joined, and the hash that lets them through the policy, as variables of a page."""
     from markupsafe import Markup
 
-    style = (TEMPLATES / "style.css").read_text("utf-8")
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, finalize=visible,
-                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # fmt: skip
-    environment.filters["points"] = points
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    environment.globals.update(style=Markup(style), style_hash=digest, marks=MARKS, words=WORDS)
-    return environment
+    style = "".join((TEMPLATES / name).read_text("utf-8") for name in names)
+    return {"style": Markup(style), "style_hash": base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}
 
 
 def render_report(report: LabReport) -> str:
     """One self-contained page: no script, no image, no font, nothing that loads."""
+    return environment().get_template("report.html").render(report_values(report))
+
+
+def report_values(report: LabReport) -> dict[str, Any]:
+    """What ``report.html`` shows, for it and for pages that extend it."""
     not_passed = [gate for gate in report.gates if not gate.passed]
     by_rule: dict[str, list[Finding]] = {}
     for finding in report.findings:
         by_rule.setdefault(finding.rule, []).append(finding)
     lost = report.maximum - report.points - report.pending - report.unscored
     text = f"Blocked by {len(not_passed)} gate{'s' * (len(not_passed) > 1)}" if not_passed else report.band.capitalize()
-    return _environment().get_template("report.html").render(
-        report=report, areas=_areas(report), todo=_todo(report), blocked=len(not_passed), lost=round(lost, 2),
-        band_text=text, band_tag=_band_tag(report),
-        findings={c.id: _distinct([f for rule in c.rules for f in by_rule.get(rule, [])]) for c in report.criteria},
-    )  # fmt: skip
+    findings = {c.id: _distinct([f for rule in c.rules for f in by_rule.get(rule, [])]) for c in report.criteria}
+    return {"report": report, "areas": _areas(report), "todo": _todo(report), "blocked": len(not_passed),
+            "lost": round(lost, 2), "band_text": text, "band_tag": band_tag(report), "findings": findings}  # fmt: skip
 
 
 def _areas(report: LabReport) -> list[_Area]:
@@ -91,7 +100,8 @@ def _areas(report: LabReport) -> list[_Area]:
     return areas
 
 
-def _band_tag(report: LabReport) -> Outcome:
+def band_tag(report: LabReport) -> Outcome:
+    """The colour of the band."""
     if report.band == BLOCKED:
         return Outcome.FAIL
     return Outcome.PASS if report.band == BANDS[0][1] else Outcome.ERROR if report.band == BANDS[1][1] else Outcome.FAIL
@@ -123,7 +133,7 @@ def render_index(rows: Sequence[Mapping[str, Any]], out: Path) -> str:
     """A table over several graded submissions, with links to their reports relative to ``out``."""
     shown = [_index_row(row, out) for row in rows]
     passed = sum(not row["error"] and not row["gates_failed"] for row in shown)
-    return _environment().get_template("index.html").render(rows=shown, passed=passed)
+    return environment().get_template("index.html").render(rows=shown, passed=passed)
 
 
 def _index_row(row: Mapping[str, Any], out: Path) -> dict[str, Any]:
@@ -137,8 +147,8 @@ def _index_row(row: Mapping[str, Any], out: Path) -> dict[str, Any]:
 def write_report(report: LabReport, out: Path | str) -> Path:
     """Writes ``report.html`` and ``report.json`` into ``out``; returns the path of the page."""
     out = Path(out)
-    _write(out / "report.json", report.to_json())
-    return _write(out / "report.html", render_report(report))
+    write_text(out / "report.json", report.to_json())
+    return write_text(out / "report.html", render_report(report))
 
 
 def write_index(rows: Sequence[Mapping[str, Any]], out: Path | str) -> Path:
@@ -148,11 +158,11 @@ def write_index(rows: Sequence[Mapping[str, Any]], out: Path | str) -> Path:
     gates_failed, error, and html, the path of the report.
     """
     out = Path(out)
-    return _write(out / "index.html", render_index(rows, out))
+    return write_text(out / "index.html", render_index(rows, out))
 
 
-def _write(path: Path, text: str) -> Path:
-    """In one step: a reader never sees half a file."""
+def write_text(path: Path, text: str) -> Path:
+    """Writes UTF-8 in one step: a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -26,7 +26,7 @@ M = TypeVar("M", bound=BaseModel)
 
 # Left behind by editors and tools: neither read nor judged, and never followed.
 IGNORED = frozenset({".DS_Store", "Thumbs.db", ".ipynb_checkpoints", "__pycache__", ".git", ".gitignore"})
-_ODD_NAME = re.compile(r"[\x00-\x1f\x7f\\\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+ODD_NAME = re.compile(r"[\x00-\x1f\x7f\\\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Missing(ArtifactError):
@@ -179,7 +179,7 @@ def _read_folder(folder: int, prefix: str, limits: Limits, meter: _Meter) -> Ite
                 names.append(entry.name)
     for name in sorted(names):
         place = prefix + name
-        if _ODD_NAME.search(name):
+        if ODD_NAME.search(name):
             raise _unsafe(ascii(place), "its name holds control or direction characters")
         kind = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
         if stat.S_ISDIR(kind):
