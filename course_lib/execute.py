@@ -41,7 +41,7 @@ class Execution:
     """What became of a run. path: the executed notebook, partial when ``ok`` is false; seconds: wall clock.
 
     error: empty when ok, else the cell, its first line and the exception, for a person. error_cell: index of that
-    cell in the notebook at ``path``. timed_out: a limit ended the run.
+    cell in the notebook at ``path``. timed_out: a limit ended the run. cause: which limit of a sandbox did.
     """
 
     path: Path
@@ -50,6 +50,7 @@ class Execution:
     error: str = ""
     error_cell: int | None = None
     timed_out: bool = False
+    cause: str = ""
 
     def check(self) -> Execution:
         """Itself, or ExecutionError when the run failed."""
@@ -170,7 +171,11 @@ class PapermillExecutor:
 
     def kernel_manager_class(self) -> type:
         """Class that starts kernels; override to start them elsewhere."""
-        return _native_kernel_manager()
+        return native_kernel_manager()
+
+    def client_options(self) -> dict[str, Any]:
+        """Further settings of nbclient's client; override to change how a kernel is ended."""
+        return {}
 
     def _papermill(self, nb: NotebookNode, parameters: dict[str, Literal], limits: Limits, path: Path,
                    progress: Progress | None) -> tuple[Exception | None, int]:
@@ -196,7 +201,7 @@ class PapermillExecutor:
                     nb, str(path).replace("{", "{{").replace("}", "}}"), parameters, engine_name="course",
                     kernel_name="python3", language="python", progress_bar=False, start_timeout=int(limits.startup_s),
                     kernel_manager_class=self.kernel_manager_class(), on_cell_start=before, coalesce_streams=True,
-                    store_widget_state=False,
+                    store_widget_state=False, **self.client_options(),
                     course_start={"env": env, "cwd": str(path.parent), "stderr": log},
                     timeout_func=lambda cell: max(1, int(min(limits.cell_s, deadline - time.monotonic()))))
             except Exception as error:
@@ -223,7 +228,8 @@ def refresh(notebook: Path, limits: Limits = Limits(), progress: Progress | None
     return Execution(Path(notebook), run.seconds, True)
 
 
-def _native_kernel_manager() -> type:
+def native_kernel_manager() -> type:
+    """A kernel manager class that runs this interpreter's ipykernel, whatever kernelspec a notebook names."""
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 

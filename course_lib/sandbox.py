@@ -1,0 +1,299 @@
+"""A bubblewrap sandbox for what strangers wrote: no network, a read-only system, and hard limits.
+
+A ``Box`` is a set of namespaces that bubblewrap builds and one quiet process of ours holds open; kernels, cold or
+forked from a warm process, join it (``kernel_fork``). Inside: the system, this Python, and of the course what a learner
+may see. Everything that can be written is one folder in memory, capped, gone when the box is closed. Rubrics, checkers,
+locked questions, tests, other submissions and this process's environment are not there at all.
+
+Limits that the kernel enforces: processes, bytes and size of files, open files, CPU time, private memory of a process.
+A watcher looks ten times a second at what adds up: memory of all processes, files, processes, the clock. Not promised:
+a cgroup. Memory can pass its limit for the tenth of a second that the watcher needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from course_lib.errors import CourseError, ExecutionError
+from course_lib.sandbox_view import HOME, USER, arguments, environment
+
+OUT = f"{HOME}/out"
+OUTER_USER = 64999  # when we are root: a user of no account, whom the kernel does hold to a limit of processes
+FORK = Path(__file__).with_name("kernel_fork.py")
+NAMESPACES = {"user": 0x10000000, "mnt": 0x20000, "pid": 0x20000000, "net": 0x40000000, "ipc": 0x8000000,
+              "uts": 0x4000000, "cgroup": 0x2000000}  # fmt: skip
+CAUSES = {"memory": "it used more than {memory_bytes} bytes of memory", "files": "it made more than {files} files",
+          "processes": "it started more than {processes} processes", "time": "its time was over",
+          "output": "it printed more than {output_bytes} bytes"}  # fmt: skip
+POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """What everything in one box may use together. cpu_s is per process; output_bytes: what cells print and show."""
+
+    memory_bytes: int = 4 << 30
+    processes: int = 256
+    disk_bytes: int = 1 << 30
+    files: int = 20_000
+    output_bytes: int = 10 << 20
+    open_files: int = 1024
+    cpu_s: int = 900
+    wall_s: float = 3600.0
+
+    def rlimits(self) -> dict[str, int]:
+        """The part that the kernel holds each process to. Threads count as processes there, so it is wider."""
+        return {"RLIMIT_DATA": self.memory_bytes + (2 << 30), "RLIMIT_NPROC": self.processes * 4, "RLIMIT_CORE": 0,
+                "RLIMIT_FSIZE": self.disk_bytes, "RLIMIT_NOFILE": self.open_files, "RLIMIT_CPU": self.cpu_s}
+
+
+@functools.cache
+def available() -> tuple[bool, str]:
+    """Whether a sandbox works on this system, tried by running one; the reason when it does not."""
+    if not sys.platform.startswith("linux"):
+        return False, "sandboxes need Linux (inside WSL 2 it works)"
+    if shutil.which("bwrap") is None:
+        return False, "bubblewrap is not installed (Debian, Ubuntu: apt install bubblewrap)"
+    try:
+        with Box() as box:
+            box.popen(["/bin/true"]).wait(timeout=20)
+    except (CourseError, OSError, subprocess.SubprocessError) as error:
+        return False, f"bubblewrap cannot make its namespaces here: {str(error).splitlines()[0]}"
+    return True, ""
+
+
+def require() -> None:
+    """Raises ExecutionError, with the reason, where no sandbox works."""
+    ok, reason = available()
+    if not ok:
+        raise ExecutionError("Notebooks of learners are not executed without a sandbox.", where=reason,
+                             fix="Install what is missing, or accept the risk with --unsafe-no-sandbox (recorded).")
+
+
+class Box:
+    """One sandbox, from ``with`` to the end of the block. ``cause`` says which limit ended it, else it is empty.
+
+    inputs: further files or folders to show, read-only: place inside -> path outside. Raises ExecutionError when
+    bubblewrap cannot build the namespaces.
+    """
+
+    def __init__(self, caps: Caps | None = None, inputs: Mapping[str, Path] | None = None) -> None:
+        self.caps, self.inputs, self.cause = caps or Caps(), dict(inputs or {}), ""
+        self._fds: list[int] = []
+        self._checked = 0.0
+
+    def __enter__(self) -> Box:
+        self._fds.append(space := _user_namespace())
+        reader, writer = os.pipe()
+        self._holder = subprocess.Popen(
+            self._command(space, writer), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            pass_fds=[space, writer], env={},
+        )  # fmt: skip
+        os.close(writer)
+        with open(reader, "rb") as stream:
+            said = stream.read()
+        if not self._holder.stdout.read(1):
+            reason = self._holder.stderr.read().decode(errors="replace").strip()
+            self.close()
+            raise ExecutionError(f"bubblewrap ended: {reason}", where="bwrap", fix="Allow user namespaces here.")
+        self._open(json.loads(said)["child-pid"])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _command(self, space: int, info: int) -> list[str]:
+        """bubblewrap, holding everything open with a shell that waits for the end of its input."""
+        user, tmpfs = "0" if os.getuid() == 0 else str(USER), ("--perms", "0777", "--size")
+        folders = [("--perms", "0777", "--dir", f"{HOME}/{name}") for name in ("out", "tmp", "run", ".cache")]
+        return [
+            shutil.which("bwrap") or "bwrap", "--userns", str(space), "--unshare-pid", "--unshare-net", "--unshare-ipc",
+            "--unshare-uts", "--unshare-cgroup-try", "--die-with-parent", "--new-session", "--hostname", "sandbox",
+            "--clearenv", "--cap-drop", "ALL", "--uid", user, "--gid", user, "--info-fd", str(info),
+            *arguments(self.inputs), "--proc", "/proc", "--dev", "/dev", *tmpfs, str(64 << 20), "--tmpfs", "/dev/shm",
+            *tmpfs, str(self.caps.disk_bytes), "--tmpfs", HOME, *(part for folder in folders for part in folder),
+            "--symlink", f"{HOME}/tmp", "/tmp", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/",
+            "/bin/sh", "-c", f"cd {HOME}/.cache && mkdir -m 777 llm-course && cd llm-course && umask 0 && "
+            "tar -xpf /run/vectors.tar; cd /; echo; exec cat >/dev/null",
+        ]  # fmt: skip
+
+    def _open(self, pid: int) -> None:
+        self.pid, self.pidfd = pid, os.pidfd_open(pid)
+        self.namespaces = sum(flag for name, flag in NAMESPACES.items()
+                              if os.readlink(f"/proc/{pid}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}"))
+        self._out, self._home, self._shm = (os.open(self.path(p), os.O_RDONLY | os.O_DIRECTORY)
+                                            for p in (OUT, HOME, "/dev/shm"))
+        self._fds += [self.pidfd, self._out, self._home, self._shm]
+        self._deadline = time.monotonic() + self.caps.wall_s
+        self._done = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True, name="sandbox-watcher")
+        self._watcher.start()
+
+    def path(self, inside: str) -> str:
+        """How this process reaches a path of the box, while the box runs. Links in there lead astray: do not follow."""
+        return f"/proc/{self.pid}/root{inside}"
+
+    def job(self, argv: Sequence[str] | None, env: Mapping[str, str] | None = None, log: str = f"{HOME}/run/log",
+            connection: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What ``kernel_fork`` needs to run something in here. env: replaces ``environment()``."""
+        return {"argv": argv, "env": dict(env or environment()), "cwd": OUT, "log": log, "namespaces": self.namespaces,
+                "user": USER, "limits": self.caps.rlimits(), "connection": connection,
+                "connection_file": f"{HOME}/run/kernel.json"}  # fmt: skip
+
+    def popen(self, argv: Sequence[str], env: Mapping[str, str] | None = None,
+              connection: Mapping[str, Any] | None = None) -> subprocess.Popen[bytes]:
+        """Start a command in the box. The process that is returned keeps it: same exit status, signals forwarded."""
+        command = [sys.executable, "-I", "-S", str(FORK), "--enter", str(self.pidfd)]
+        keeper = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[self.pidfd], start_new_session=True, env={})
+        keeper.stdin.write(json.dumps(self.job(list(argv), env, connection=connection)).encode())
+        keeper.stdin.close()
+        return keeper
+
+    def log(self) -> str:
+        """The end of what the kernel's process wrote to its own output, for a person. Never trusted."""
+        with contextlib.suppress(OSError):
+            handle = os.open("run/log", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self._home)
+            with os.fdopen(handle, "rb") as stream:
+                stream.seek(max(0, os.fstat(handle).st_size - 2000))
+                return stream.read(2000).decode(errors="replace")
+        return ""
+
+    def stop(self, cause: str = "") -> None:
+        """Kill all that runs inside, at once and without exception; returns when none is left."""
+        self.cause = self.cause or cause
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def why(self) -> str:
+        """The sentence about ``cause``."""
+        return CAUSES[self.cause].format(**{n: getattr(self.caps, n) for n in Caps.__slots__}) if self.cause else ""
+
+    def collect(self, target: Path, keep: Sequence[str] = ()) -> list[str]:
+        """Stop, then copy what lies in the output folder to ``target``; the names in ``keep`` are left as they are.
+
+        Copies regular files and folders alone. Returns what was left behind: links, pipes, and names in ``keep``.
+        """
+        self.stop()
+        self._holder.wait()
+        refused: list[str] = []
+        _copy(self._out, target, "", [self.caps.disk_bytes, self.caps.files], set(keep), refused)
+        return refused
+
+    def close(self) -> None:
+        """Stop, and give the memory back."""
+        if hasattr(self, "pidfd"):
+            self._done.set()
+            self.stop()
+            self._watcher.join()
+        self._holder.kill()
+        self._holder.communicate()
+        for handle in self._fds:
+            os.close(handle)
+        self._fds.clear()
+
+    def _watch(self) -> None:
+        while not self._done.wait(POLL_S):
+            try:
+                cause = self._over()
+            except OSError:  # it ended while we looked
+                continue
+            if cause:
+                self.stop(cause)
+                return
+
+    def _over(self) -> str:
+        if time.monotonic() > self._deadline:
+            return "time"
+        disks = [os.fstatvfs(handle) for handle in (self._home, self._shm)]
+        if sum(disk.f_files - disk.f_ffree for disk in disks) > self.caps.files:
+            return "files"
+        proc = self.path("/proc")
+        running = [name for name in os.listdir(proc) if name.isdigit()]
+        if len(running) - 2 > self.caps.processes:
+            return "processes"
+        stored = sum((disk.f_blocks - disk.f_bfree) * disk.f_frsize for disk in disks)
+        if stored + _memory(proc, running, "status", ("RssAnon", "RssShmem")) <= self.caps.memory_bytes:
+            return ""
+        if time.monotonic() - self._checked < 5 * POLL_S:
+            return ""
+        self._checked = time.monotonic()  # pages that a fork shares count once here, which takes longer to find out
+        exact = stored + _memory(proc, running, "smaps_rollup", ("Pss_Anon", "Pss_Shmem"))
+        return "memory" if exact > self.caps.memory_bytes else ""
+
+
+def _memory(proc: str, running: Sequence[str], name: str, fields: tuple[str, ...]) -> int:
+    total = 0
+    for number in running:
+        with contextlib.suppress(OSError), open(f"{proc}/{number}/{name}") as stream:
+            total += sum(int(line.split()[1]) for line in stream if line.startswith(fields))
+    return total * 1024
+
+
+def _copy(folder: int, target: Path, prefix: str, left: list[int], keep: set[str], refused: list[str]) -> None:
+    """left: bytes and entries that may still be copied. Nothing runs in the box any more, so nothing moves."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in sorted(os.listdir(folder)):
+        left[1] -= 1
+        kind = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        fits = left[1] >= 0 and kind.st_size <= left[0]
+        if stat.S_ISDIR(kind.st_mode) and prefix.count("/") < 16:
+            inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+            try:
+                _copy(inner, target / name, f"{prefix}{name}/", left, set(), refused)
+            finally:
+                os.close(inner)
+        elif stat.S_ISREG(kind.st_mode) and fits and name not in keep:
+            left[0] -= kind.st_size
+            handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
+            with os.fdopen(handle, "rb") as source, open(target / name, "wb") as copy:
+                shutil.copyfileobj(source, copy)
+        else:
+            refused.append(prefix + name)
+
+
+def _user_namespace() -> int:
+    """A file descriptor of a new user namespace in which nobody can make another one.
+
+    When we are root, root stays root in it to build the mounts, and the learner's user is one that owns nothing.
+    """
+    me = os.getuid()
+    mapping = f"0 0 1\n{USER} {OUTER_USER} 1\n" if me == 0 else f"{USER} {me} 1\n"
+    group = f"0 0 1\n{USER} {OUTER_USER} 1\n" if me == 0 else f"{USER} {os.getgid()} 1\n"
+    maker = subprocess.Popen([sys.executable, "-I", "-S", str(FORK), "--userns"], stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={})
+    try:
+        _expect(maker)
+        if me:
+            Path(f"/proc/{maker.pid}/setgroups").write_text("deny")
+        for name, text in (("uid_map", mapping), ("gid_map", group)):
+            Path(f"/proc/{maker.pid}/{name}").write_text(text)
+        handle = os.open(f"/proc/{maker.pid}/ns/user", os.O_RDONLY)
+        maker.stdin.write(b"+")
+        maker.stdin.flush()
+        _expect(maker)
+        return handle
+    except OSError as error:
+        what = f"A user namespace cannot be mapped: {error}."
+        raise ExecutionError(what, fix="Allow user namespaces on this system.") from error
+    finally:
+        maker.communicate()
+
+
+def _expect(maker: subprocess.Popen[bytes]) -> None:
+    if maker.stdout.read(1) != b"+":
+        reason = maker.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
+        raise ExecutionError(f"A user namespace cannot be made: {reason}", fix="Allow user namespaces on this system.")

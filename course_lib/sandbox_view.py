@@ -1,0 +1,104 @@
+"""What can be seen inside a sandbox: the system, this Python, the learner's part of the course, a clean environment."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import shutil
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+HOME = "/home/learner"
+USER = 1000
+HIDDEN = ("checks", "rubric.py", "grade.py", "gradebook.py", "exercises.py", "cohort*", "similarity.py", "reexecute.py",
+          "__pycache__")  # fmt: skip
+LOCKED = ("locked*", "SHA256SUMS")
+ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "fonts", "localtime", "mime.types")
+KEPT_ENV = ("LANG", "LC_ALL", "TZ", "OMP_NUM_THREADS", "COURSE_SERVER_THREADS", "PYTHONHASHSEED")
+
+
+def environment(given: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The whole environment of a process in a box: a short list of names from ``given``, and the box's own values."""
+    from course_lib.catalog import repo_root
+
+    given = os.environ if given is None else given
+    fixed = {"PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin", "HOME": HOME, "USER": "learner",
+             "TMPDIR": f"{HOME}/tmp", "COURSE_ROOT": str(repo_root()), "COURSE_RUNTIME_DIR": f"{HOME}/run/server",
+             "COURSE_CACHE_DIR": f"{HOME}/.cache/llm-course", "IPYTHONDIR": f"{HOME}/.ipython", "HF_HUB_OFFLINE": "1",
+             "TOKENIZERS_PARALLELISM": "false", "ANONYMIZED_TELEMETRY": "False", "OPENBLAS_NUM_THREADS": "1",
+             "JE_ARROW_MALLOC_CONF": "background_thread:false"}  # fmt: skip
+    return {"LANG": "C.UTF-8"} | {name: given[name] for name in KEPT_ENV if name in given} | fixed
+
+
+@functools.cache
+def stage() -> Path:
+    """A copy of the course as a learner may see it, made once per process: package, corpus, open questions, vectors."""
+    from course_lib.catalog import repo_root
+
+    top, root = Path(tempfile.mkdtemp(prefix="course-view-")), repo_root()
+    atexit.register(shutil.rmtree, top, True)
+    shutil.copytree(Path(__file__).parent, top / "package", ignore=shutil.ignore_patterns(*HIDDEN))
+    shutil.copytree(root / "data" / "corpus", top / "corpus")
+    if (root / "data" / "evals").is_dir():
+        shutil.copytree(root / "data" / "evals", top / "evals", ignore=shutil.ignore_patterns(*LOCKED))
+    (top / "empty").mkdir()
+    (top / "passwd").write_text(f"learner:x:{USER}:{USER}::{HOME}:/bin/sh\nroot:x:0:0::/:/bin/false\n")
+    with tarfile.open(top / "vectors.tar", "w") as archive:
+        for path, name in _vectors():
+            archive.add(path, name, filter=lambda entry: entry.replace(mode=0o666, deep=False))
+    for path in (top, *top.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return top
+
+
+def _vectors() -> Iterator[tuple[Path, str]]:
+    """Embeddings of the corpus, so that each box need not compute them: nothing that the corpus does not say."""
+    from course_lib.chunking import chunk_document
+    from course_lib.corpus import load_corpus
+    from course_lib.embeddings import _key, cache_dir, default_embedder
+
+    embedder = default_embedder()
+    chunks = [chunk for document in load_corpus().documents for chunk in chunk_document(document)]
+    texts = {text for chunk in chunks for text in (chunk.search_text, *chunk.sentences)}
+    if embedder.known(texts) < len(texts):
+        embedder.encode(sorted(texts))
+    for text in sorted(texts):
+        path = embedder._path(_key(text))
+        if path.is_file():
+            yield path, path.relative_to(cache_dir()).as_posix()
+
+
+def arguments(inputs: Mapping[str, Path]) -> list[str]:
+    """bubblewrap's arguments for all that can be read: destination after destination, parents first."""
+    from course_lib.catalog import repo_root
+
+    top, root = stage(), repo_root()
+    usr = [name for name in ("bin", "sbin", "lib", "lib64", "lib32") if Path("/", name).exists()]
+    links = [name for name in usr if Path("/", name).is_symlink()]
+    shown = {"/usr": "/usr"} | {f"/{n}": f"/{n}" for n in usr if n not in links}
+    shown |= {f"/etc/{n}": f"/etc/{n}" for n in ETC if Path("/etc", n).exists()}
+    shown |= {"/etc/passwd": str(top / "passwd"), "/sys/devices/system/cpu": "/sys/devices/system/cpu"}
+    shown |= {path: path for path in (sys.base_prefix, sys.prefix) if not path.startswith("/usr")}
+    shown |= {str(Path(__file__).parent): str(top / "package"), f"{root}/data/corpus": str(top / "corpus")}
+    data = {"evals": top / "evals", "models": root / "data" / "models"}
+    shown |= {f"{root}/data/{name}": str(path) for name, path in data.items() if path.is_dir()}
+    shown |= {str(path): str(top / "empty") for path in sorted((root / "data/models").glob("*/*"))
+              if path.is_dir() and path.name in ("evals", "data", "runs")}  # fmt: skip
+    shown |= {f"{root}/notebooks": str(top / "empty"), "/run/vectors.tar": str(top / "vectors.tar")}
+    shown |= {place: str(Path(path).resolve()) for place, path in inputs.items()}
+    made, found = {"/"}, []
+    for place, source in shown.items():
+        for parent in [*reversed(Path(place).parents)]:
+            if str(parent) not in made and not any(_inside(parent, other) for other in shown if other != place):
+                found += ["--perms", "0755", "--dir", str(parent)]
+            made.add(str(parent))
+        found += ["--ro-bind", source, place]
+    return found + [part for name in links for part in ("--symlink", os.readlink(f"/{name}"), f"/{name}")]
+
+
+def _inside(path: Path, other: str) -> bool:
+    return path == Path(other) or Path(other) in path.parents
