@@ -168,7 +168,7 @@ def generate(checkpoint: Path | str, tokenizer: Any, prompts: Sequence[str], dev
     """Greedy replies to rendered prompts, one batch, with transformers."""
     import torch
 
-    model = _model(str(checkpoint), _place(device))
+    model = _model(str(checkpoint), place(device))
     coded = tokenizer(list(prompts), return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
     with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16):
         out = model.generate(coded["input_ids"].to(model.device), do_sample=False, max_new_tokens=max_tokens,
@@ -191,7 +191,7 @@ def _model(checkpoint: str, device: str) -> Any:
     return _loaded[key]
 
 
-def _place(device: str) -> str:
+def place(device: str) -> str:
     import torch
 
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -234,7 +234,7 @@ def train(
         output_dir=str(out / "states"), max_steps=steps, per_device_train_batch_size=batch, learning_rate=lr, beta=beta,
         loss_type=["sigmoid", "sft"], loss_weights=[1.0, sft], lr_scheduler_type="cosine", warmup_steps=steps // 10 + 1,
         max_length=None, precompute_ref_log_probs=True, logging_steps=every, save_steps=every, save_total_limit=1,
-        seed=seed, data_seed=seed, bf16=True, use_cpu=_place(device) == "cpu", gradient_checkpointing=False,
+        seed=seed, data_seed=seed, bf16=True, use_cpu=place(device) == "cpu", gradient_checkpointing=False,
         report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
     )  # fmt: skip
     model = AutoModelForCausalLM.from_pretrained(str(start), dtype="float32")

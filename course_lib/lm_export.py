@@ -1,6 +1,11 @@
 """Checkpoint to GGUF, and the manifest of the model files.
 
 llama.cpp stores the query and key rows of Llama models in interleaved rotary order; everything else is copied.
+
+Quantisation is that of the ``gguf`` package. It writes blocks of 32 (Q4_0 to Q8_0) and only reads K-quants; xllamacpp
+has no quantiser, and llama-cpp-python needs a compiler. So the 4-bit file is Q4_1: like Q4_K it keeps a scale and a
+minimum per 32 weights, in 5.0 bits a weight where Q4_K takes 4.5. As in Q4_K_M the embeddings, which are the output
+matrix too, stay finer (Q8_0).
 """
 
 from __future__ import annotations
@@ -11,8 +16,8 @@ from typing import Any
 
 from course_lib.errors import DataError, ModelError
 
-QUANTISATIONS = {"f16": "F16", "q8_0": "Q8_0"}
-
+# Kind of file: type of the matrices, type of the embeddings; both as gguf names them.
+QUANTISATIONS = {"f16": ("F16", "F16"), "q8_0": ("Q8_0", "Q8_0"), "q4_1": ("Q4_1", "Q8_0")}
 
 CHECKPOINT_FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
                     "tokenizer_config.json", "chat_template.jinja")  # fmt: skip
@@ -46,7 +51,7 @@ def export(
 def write_gguf(checkpoint: Path | str, out: Path | str, *, kind: str = "f16", name: str = "course-lm") -> Path:
     """Write the safetensors checkpoint in folder ``checkpoint`` as one GGUF file ``out``; returns its path.
 
-    kind: ``f16`` (matrices in half precision, norms in float32) or ``q8_0`` (blocks of 32, where the width divides).
+    kind: ``f16`` (matrices in half precision, norms in float32), ``q8_0`` or ``q4_1`` (where rows divide by 32).
     Raises ModelError when the checkpoint is not a Llama with a fast tokenizer.
     """
     import gguf
@@ -95,8 +100,7 @@ def _write_settings(writer: Any, config: dict[str, Any], kind: str, name: str) -
     writer.add_rope_dimension_count(head)
     writer.add_rope_freq_base(float(theta))
     writer.add_vocab_size(config["vocab_size"])
-    file_type = gguf.LlamaFileType.MOSTLY_Q8_0 if kind == "q8_0" else gguf.LlamaFileType.MOSTLY_F16
-    writer.add_file_type(file_type)
+    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{QUANTISATIONS[kind][0]}"])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
 
 
@@ -154,11 +158,10 @@ def _write_tensors(writer: Any, checkpoint: Path, config: dict[str, Any], kind: 
                 array = _interleave(array, count)
         if array.ndim == 1:
             writer.add_tensor(names[name], array.astype(np.float32))
-        elif kind == "q8_0" and array.shape[-1] % 32 == 0:
-            quantised = gguf.quants.quantize(array, gguf.GGMLQuantizationType.Q8_0)
-            writer.add_tensor(names[name], quantised, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
-        else:
-            writer.add_tensor(names[name], array.astype(np.float16))
+            continue
+        wanted = QUANTISATIONS[kind]["embed_tokens" in name or "lm_head" in name]
+        chosen = gguf.GGMLQuantizationType[wanted if array.shape[-1] % 32 == 0 else "F16"]
+        writer.add_tensor(names[name], gguf.quants.quantize(array, chosen), raw_dtype=chosen)
 
 
 def _interleave(array: Any, heads: int) -> Any:
