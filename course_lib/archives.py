@@ -32,6 +32,9 @@ PACKERS: dict[bytes, Callable[[], Any]] = {
 }
 
 
+Member = tuple[str, IO[bytes] | None, int]  # name, content of a file, and the size that the header claims
+
+
 def is_archive(name: str) -> bool:
     """By the name of the file: zip or tar, packed or not."""
     return name.lower().endswith(SUFFIXES)
@@ -76,11 +79,11 @@ def _without_wrapper(files: dict[str, bytes]) -> dict[str, bytes]:
     return files
 
 
-def _accepted(members: Iterator[tuple[str, IO[bytes] | None]], limits: Limits) -> Iterator[tuple[str, bytes]]:
+def _accepted(members: Iterator[Member], limits: Limits) -> Iterator[tuple[str, bytes]]:
     """Names that stay inside, and contents up to the cap, measured while they are read."""
     seen: set[str] = set()
     room = limits.total_bytes
-    for number, (name, stream) in enumerate(members, 1):
+    for number, (name, stream, claimed) in enumerate(members, 1):
         if number > limits.files:
             raise refused(name, f"the archive holds more than {limits.files} entries")
         place = safe_name(name, limits.depth + 1)
@@ -94,6 +97,8 @@ def _accepted(members: Iterator[tuple[str, IO[bytes] | None]], limits: Limits) -
         if len(content) > cap:
             raise refused(place, f"it is too large: files may have {limits.file_bytes} bytes, {limits.total_bytes} "
                                  "together")  # fmt: skip
+        if len(content) != claimed:
+            raise refused(place, f"it has {len(content)} bytes and its header claims {claimed}")
         if place.lower().endswith(SUFFIXES + OTHERS) or content.startswith(MAGIC):
             raise refused(place, "it is an archive inside the archive")
         room -= len(content)
@@ -116,10 +121,10 @@ def safe_name(name: str, depth: int) -> str | None:
     return str(path)
 
 
-def _zip(raw: bytes, limits: Limits) -> Iterator[tuple[str, IO[bytes] | None]]:
+def _zip(raw: bytes, limits: Limits) -> Iterator[Member]:
     with zipfile.ZipFile(io.BytesIO(raw)) as archive:
         for info in archive.infolist():
-            yield info.orig_filename, _zip_member(archive, info)
+            yield info.orig_filename, _zip_member(archive, info), info.file_size
 
 
 def _zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes] | None:
@@ -133,7 +138,7 @@ def _zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes] | 
     return None if info.is_dir() or kind == stat.S_IFDIR else archive.open(info)
 
 
-def _tar(raw: bytes, limits: Limits) -> Iterator[tuple[str, IO[bytes] | None]]:
+def _tar(raw: bytes, limits: Limits) -> Iterator[Member]:
     """Unpacked under a cap first: what a tar header can make us read is then never more than that."""
     cap = limits.total_bytes + TAR_OVERHEAD
     for _ in range(2):
@@ -146,12 +151,12 @@ def _tar(raw: bytes, limits: Limits) -> Iterator[tuple[str, IO[bytes] | None]]:
     with tarfile.open(fileobj=io.BytesIO(raw), mode="r:") as archive:
         for member in archive:
             if member.isdir():
-                yield member.name, None
+                yield member.name, None, 0
             elif not member.isreg() or member.issparse():
                 link = member.issym() or member.islnk()
                 raise refused(member.name, "it is a link" if link else "it is a pipe, device or sparse file")
             else:
-                yield member.name, archive.extractfile(member)
+                yield member.name, archive.extractfile(member), member.size
 
 
 def _inflated(raw: bytes, make: Callable[[], Any], cap: int) -> bytes:

@@ -181,7 +181,7 @@ def grade_cohort(entries: Sequence[Entry], grader: Grader, out: Path, options: O
             raise UsageError(f"This gradebook was made with another {_different(last['identity'], identity)}.",
                              where=str(out), fix="See who would change with --regrade; write it with --regrade "
                              "--commit, or choose another --out.")  # fmt: skip
-        rows = [_row(entry, identity) for entry in entries]
+        rows = [_row(entry, identity) for entry in sorted(entries, key=lambda e: (e.learner, e.attempt))]
         graded, reused = _grade_all(journal, rows, grader, out, options, on_event)
         run = {"module": grader.module, "identity": identity, "stamp": grader.stamp,
                "rubric": grader.rubric().model_dump(mode="json"), "policy": options.policy.model_dump(mode="json"),

@@ -56,9 +56,10 @@ def read_entry(entry: Entry, limits: Limits | None = None) -> Submission:
         raise ArtifactError(entry.error, where=entry.source, fix="Ask the learner to hand it in again.")
     if entry.files:
         return Submission(entry.learner, _loose(entry.files, limits), limits)
-    if entry.path.is_dir() and not entry.path.is_symlink():
-        return Submission.open(_inner(entry.path), limits)
-    return Submission(entry.learner, read_archive(entry.path, limits), limits)
+    path = _inner(entry.path) if entry.path.is_dir() and not entry.path.is_symlink() else entry.path
+    if path.is_dir() and not path.is_symlink():
+        return Submission.open(path, limits)
+    return Submission(entry.learner, read_archive(path, limits), limits)
 
 
 def collect(paths: Iterable[Path | str], module: str = "06", unpack_to: Path | None = None) -> list[Entry]:
@@ -180,9 +181,11 @@ def _loose(files: Iterable[tuple[str, Path]], limits: Limits) -> Mapping[str, by
 
 
 def _inner(folder: Path) -> Path:
-    """A folder that holds one folder and nothing else is that folder, as archives are often packed."""
+    """A folder that holds one folder or one archive, and nothing else, is that: as archives are often packed."""
     for _ in range(2):
         inside = _visible(folder)
+        if len(inside) == 1 and is_archive(inside[0].name):
+            return Path(inside[0].path)
         if len(inside) != 1 or not inside[0].is_dir(follow_symlinks=False):
             break
         folder = Path(inside[0].path)

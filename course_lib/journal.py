@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from course_lib.errors import DataError, UsageError
 
@@ -35,7 +36,7 @@ class Journal:
         try:
             raw = self.path.read_bytes() if self.path.exists() else b""
             self.records, good, self._seal = _parse(raw, self.path)
-            self._stream: IO[bytes] = self.path.open("r+b" if raw else "wb")
+            self._stream: FileIO = self.path.open("r+b" if raw else "wb", buffering=0)
             self._stream.seek(good)
             self._stream.truncate()
             _sync_folder(self.path.parent)
@@ -50,11 +51,13 @@ class Journal:
         seal = _sealed(self._seal, body)
         start = self._stream.tell()
         try:
-            self._stream.write(_HEAD + seal + _MIDDLE + body + b"}\n")
-            self._stream.flush()
+            line = _HEAD + seal + _MIDDLE + body + b"}\n"
+            while line:
+                line = line[self._stream.write(line) :]
             os.fsync(self._stream.fileno())
         except OSError:
-            os.ftruncate(self._stream.fileno(), start)  # a full disk must not leave half a line in the middle
+            self._stream.truncate(start)  # a full disk must not leave half a line in the middle
+            self._stream.seek(start)
             raise
         self._seal = seal
         self.records.append(record)

@@ -72,6 +72,7 @@ class Submission:
     def __init__(self, name: str, files: Mapping[str, bytes], limits: Limits | None = None) -> None:
         self.name, self.limits = name, limits or Limits()
         self.files = MappingProxyType(dict(sorted(files.items())))
+        self._read: dict[tuple[str, type[BaseModel]], tuple[Row[Any], ...]] = {}
 
     @classmethod
     def open(cls, path: Path | str, limits: Limits | None = None) -> Submission:
@@ -131,6 +132,8 @@ class Submission:
 
         Raises Missing, Malformed or Incomplete for the first line that is wrong.
         """
+        if (name, model) in self._read:  # several checkers ask for the same rows
+            return list(self._read[name, model])
         lines = self.raw(name).removesuffix(b"\n").split(b"\n")
         if len(lines) > self.limits.rows:
             raise _malformed(name, self.limits.rows + 1, f"the file has {len(lines)} rows; {self.limits.rows} are read")
@@ -143,6 +146,7 @@ class Submission:
             except BadJson as error:
                 raise _malformed(name, number, error.reason) from error
             rows.append(Row(_validate(model, value, name, lambda _, n=number: n), f"{name}:{number}"))
+        self._read[name, model] = tuple(rows)
         return rows
 
     def digest(self) -> str:

@@ -1,6 +1,6 @@
 """Cohorts for the tests of the cohort grader, and a grader that is cheap and says when it was called.
 
-    python tests/cohort_kit.py SUBMISSIONS OUT CALLS        grades with the cheap grader, as a process that may be killed
+    python tests/cohort_kit.py SUBMISSIONS OUT CALLS SECONDS        grades with the cheap grader, to be killed
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from course_lib.submission import Submission
 from course_lib.types import Finding, Outcome
 from course_lib.workers import inline
 
-CELL = "def {name}(values):\n    total = {start}\n    for item in values:\n        total += item * {factor}\n    return total\n"
+CELL = "def {name}(rows):\n    total = 0\n    for row in rows:\n        total += {start} * row\n    return total\n"
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def tiny(folder: Path, number: int, fails: tuple[str, ...] = (), **files: str) -
     """One small submission; ``fails``: rules that fail in it; files: more files, a dot written as two underscores."""
     folder.mkdir(parents=True)
     (folder / "README.md").write_text(f"# Work of {number}\n\nMy number is {number}.\n")
-    (folder / "lab.ipynb").write_text(notebook(CELL.format(name=f"f{number}", start=number, factor=number)))
+    (folder / "lab.ipynb").write_text(notebook(CELL.format(name=f"f{number}", start=number)))
     (folder / "outcomes.json").write_text(json.dumps(dict.fromkeys(fails, "fail")))
     for name, text in files.items():
         (folder / name.replace("__", ".")).write_text(text)
@@ -182,13 +182,8 @@ def _run(folder: Path, out: Path, calls: Path, target: int, seconds: float, draw
     code = process.wait()
     if code not in (0, -signal.SIGKILL):
         raise RuntimeError(f"the run ended with {code}")
-    _no_holder(out)
+    time.sleep(0.05)  # a worker may outlive its parent for a moment; it must be gone before its calls are counted
     return code == 0
-
-
-def _no_holder(out: Path) -> None:
-    """A worker that outlives its parent for a moment must be gone before the next run counts its calls."""
-    time.sleep(0.05)
 
 
 if __name__ == "__main__":

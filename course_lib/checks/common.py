@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from course_lib.access import Allowance, allowed_documents, decide
 from course_lib.chunking import sections
@@ -27,6 +27,7 @@ KEPT_SEARCHES = 20_000
 NEAR = 1e-4
 NEAR_FUSED = 6e-4  # two ranks swapped in one of the two fused rankings move a score by 1/61 - 1/62 each
 NEAR_RANKS = 5
+Fact = TypeVar("Fact")
 _WORD = re.compile(r"\d+(?:[.,]\d+)*|\w+")
 
 
@@ -48,6 +49,13 @@ class Context:
     _permitted: dict[str, Allowance] = field(default_factory=dict, repr=False)
     _shingles: dict[str, frozenset[str]] = field(default_factory=dict, repr=False)
     _sizes: dict[str, int] = field(default_factory=dict, repr=False)
+    _facts: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def once(self, key: Any, make: Callable[[], Fact]) -> Fact:
+        """A fact about the corpus alone, worked out for the first submission and kept for the others."""
+        if key not in self._facts:
+            self._facts[key] = make()
+        return self._facts[key]
 
     def threshold(self, rule: str) -> float:
         """The rubric's number for a rule; a rubric without it is a mistake of ours, never of the learner."""
@@ -56,10 +64,10 @@ class Context:
         return self.thresholds[rule]
 
     def user(self, name: str) -> User | None:
-        return next((user for user in self.corpus.users if user.id == name), None)
+        return self.once("users", lambda: {user.id: user for user in self.corpus.users}).get(name)
 
     def document(self, key: str) -> Document | None:
-        return next((document for document in self.corpus.documents if document.key == key), None)
+        return self.once("documents", lambda: {document.key: document for document in self.corpus.documents}).get(key)
 
     def index(self, config: RagConfig, without: str | None = None) -> Index:
         """The course's own index with the chunking of ``config``, also as if one document had never been there."""
@@ -113,7 +121,7 @@ class Context:
         document = self.document(doc_key)
         if document is None:
             return "unknown"
-        decision = decide(user, document, self.corpus.as_of)
+        decision = self.once(("decision", user.id, doc_key), lambda: decide(user, document, self.corpus.as_of))
         return "" if decision.allowed else decision.rule
 
     def quoted(self, text: str) -> Counter[frozenset[str]]:

@@ -82,8 +82,8 @@ def _own_sentences(document: Document, context: Context) -> set[str]:
     def sentences(of: Document) -> set[str]:
         return {flat(s) for _, part in sections(of.body) for s in part if len(s.split()) >= MIN_QUOTED_WORDS}
 
-    others = (sentences(other) for other in context.corpus.documents if other.key != document.key)
-    return sentences(document).difference(*others)
+    every = context.once("sentences", lambda: {other.key: sentences(other) for other in context.corpus.documents})
+    return every[document.key].difference(*(own for key, own in every.items() if key != document.key))
 
 
 def _faults(deletion: Deletion, document: Document, config: RagConfig, context: Context) -> Iterator[str]:

@@ -92,6 +92,10 @@ def _state(row: AuditRow) -> tuple[Any, ...]:
 
 def _denials(context: Context, without: str | None) -> dict[str, tuple[str, int, tuple[tuple[str, int], ...]]]:
     """Account -> tenant, documents it may read, and how many each rule denies."""
+    return context.once(("denials", without), lambda: _all_denials(context, without))
+
+
+def _all_denials(context: Context, without: str | None) -> dict[str, tuple[str, int, tuple[tuple[str, int], ...]]]:
     documents = [document for document in context.corpus.documents if document.key != without]
     out = {}
     for user in context.corpus.users:
