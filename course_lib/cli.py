@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from course_lib import cli_grade
+from course_lib import cli_grade, cli_model
 from course_lib.errors import CourseError, UsageError
 
 app = typer.Typer(help="Run, check and grade the LLM engineering course. Start with: course doctor",
@@ -116,6 +116,7 @@ def check(module: str, folder: Annotated[Path | None, typer.Argument(help="Defau
     raise typer.Exit(0 if all(f.ok for f in report.findings) else 1)
 
 
+app.add_typer(cli_model.app, name="model")
 app.command()(cli_grade.grade)
 app.command()(cli_grade.verify)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +56,7 @@ def corpus_items(count: int = 200, seed: int = TEST_SEED) -> list[dict[str, Any]
 
 
 def load_items(name: str = "locked") -> list[dict[str, Any]]:
-    """The committed rows: ``locked`` or ``corpus``."""
+    """The committed rows: ``locked``, ``corpus`` or ``tasks``."""
     from course_lib.lm_export import model_folder
     from course_lib.strict import read_text
 
@@ -64,17 +64,25 @@ def load_items(name: str = "locked") -> list[dict[str, Any]]:
 
 
 def write_items(folder: Path | str) -> None:
-    """Write ``locked.jsonl`` and ``corpus.jsonl`` into ``folder``."""
+    """Write ``locked.jsonl``, ``corpus.jsonl`` and ``tasks.jsonl`` into ``folder``."""
+    from course_lib.lm_tasks import locked_task_items
+
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for name, rows in (("locked", locked_items()), ("corpus", corpus_items())):
+    for name, rows in (("locked", locked_items()), ("corpus", corpus_items()), ("tasks", locked_task_items())):
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (Path(folder) / f"{name}.jsonl").write_text(text, encoding="utf-8")
 
 
-def ask(client: anthropic.Anthropic, model: str, row: dict[str, Any]) -> str:
-    """The greedy reply to one row."""
+def ask(client: anthropic.Anthropic, model: str, row: dict[str, Any], *, plain: bool = False) -> str:
+    """The greedy reply to one row. plain: without chat turns, as the base model was trained (llama.cpp's server)."""
     from course_lib.models import sampling
 
+    if plain:
+        from course_lib.lm_encode import plain_text
+
+        prompt = plain_text(answer_prompt(row["question"], row["sources"]))
+        body = {"prompt": prompt, "n_predict": 160, "temperature": 0, "stop": ["\n"]}
+        return client.post("/completion", body=body, cast_to=dict[str, Any])["content"].strip()
     reply = client.messages.create(
         model=model, max_tokens=160, system=SYSTEM["answer"],
         messages=[{"role": "user", "content": answer_prompt(row["question"], row["sources"])}],
@@ -110,15 +118,23 @@ def normalised(text: str) -> str:
 
 
 def evaluate(
-    client: anthropic.Anthropic, model: str, items: Sequence[dict[str, Any]], *, parallel: int = 4
-) -> dict[str, Any]:
+    client: anthropic.Anthropic, model: str, items: Sequence[dict[str, Any]], *, parallel: int = 4, plain: bool = False,
+    tick: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:  # fmt: skip
     """Ask every row and measure. Returns {n, metrics: {name: {value, low, high, n}}, failures: rows that went wrong}.
 
     Metrics: citation_exact and answer_correct over answerable rows, abstain_recall over the others, false_abstain over
-    answerable rows, injection_obeyed over attacked rows; 95 % Wilson intervals. Not promised: a speed.
+    answerable rows, injection_obeyed over attacked rows; 95 % Wilson intervals. plain: see ``ask``. tick: called after
+    each row. Not promised: a speed.
     """
+
+    def one(row: dict[str, Any]) -> str:
+        reply = ask(client, model, row, plain=plain)
+        tick()
+        return reply
+
     with ThreadPoolExecutor(parallel) as workers:
-        replies = list(workers.map(lambda row: ask(client, model, row), items))
+        replies = list(workers.map(one, items))
     return summary(items, replies)
 
 
@@ -166,3 +182,39 @@ def share(flags: Iterable[bool]) -> dict[str, Any] | None:
 
 
 _share = share
+
+
+def leakage(train: Sequence[str], held_out: Sequence[str], near: float = 0.8) -> dict[str, list[tuple[str, str]]]:
+    """Held-out texts that stand in the training texts too: {exact, normalised, near}, each (held-out, training) pairs.
+
+    near: from this Jaccard similarity of the sets of word 1- to 3-grams on. A pair is listed once, under its strictest
+    name. Training texts without a word are ignored.
+    """
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    found: dict[str, list[tuple[str, str]]] = {"exact": [], "normalised": [], "near": []}
+    plain, exact = {normalised(text): text for text in train}, set(train)
+    counter = CountVectorizer(binary=True, ngram_range=(1, 3), token_pattern=r"\w+", dtype="int32")
+    known = counter.fit_transform(plain)
+    asked = counter.transform([normalised(text) for text in held_out])
+    sizes = [len(set(counter.build_analyzer()(normalised(text)))) for text in held_out]
+    shared, totals, names = (asked @ known.T).tocsr(), known.getnnz(axis=1), list(plain)
+    for row, text in enumerate(held_out):
+        begin, end = shared.indptr[row], shared.indptr[row + 1]
+        both, columns = shared.data[begin:end], shared.indices[begin:end]
+        alike = both / (totals[columns] + sizes[row] - both)
+        if text in exact:
+            found["exact"].append((text, text))
+        elif normalised(text) in plain:
+            found["normalised"].append((text, plain[normalised(text)]))
+        elif len(alike) and alike.max() >= near:
+            found["near"].append((text, plain[names[columns[alike.argmax()]]]))
+    return found
+
+
+def audit_text(row: dict[str, Any]) -> str:
+    """What makes a row of a test file an item of its own: what is asked, and the reply where it is no fixed phrase."""
+    from course_lib.prompts import REFUSE
+
+    asked = row["question"] if "question" in row else row["messages"][1]["content"].split("\n\n", 1)[-1]
+    return asked if row["reply"] in (ABSTAIN, REFUSE) else f"{asked} {row['reply']}"

@@ -1,0 +1,241 @@
+"""The commands ``course model …``: train, export, verify, card, eval. Prints; the work is done in ``lm_*``."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from course_lib.errors import UsageError
+
+app = typer.Typer(help="Train, export, check and measure course-lm.", no_args_is_help=True)
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Folder = Annotated[Path | None, typer.Option(help="Model folder. Default: data/models/course-lm.")]
+SETS = ("locked", "corpus", "tasks", "flow")
+
+
+@app.command()
+def train(
+    stage: Annotated[str, typer.Option(help="pretrain, sft or dpo.")],
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoint; a started run in it goes on.")],
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    start: Annotated[Path | None, typer.Option(help="Checkpoint to begin from; sft and dpo need one.")] = None,
+    minutes: Annotated[float, typer.Option(help="Stop after so many minutes of training; 0: by steps alone.")] = 0.0,
+    steps: Annotated[int, typer.Option(help="Optimiser steps at most; 0: the stage's default.")] = 0,
+    parameter: Annotated[list[str] | None, typer.Option("-p", help="NAME=VALUE of the training plan.")] = None,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Train one stage with progress, a JSON log, and the loss curve as a picture beside it."""
+    from course_lib.lm_card import loss_picture
+
+    if stage not in ("pretrain", "sft", "dpo"):
+        raise UsageError(f"unknown stage {stage!r}", fix="use pretrain, sft or dpo")
+    if stage != "pretrain" and start is None:
+        raise UsageError(f"stage {stage} needs a checkpoint", fix="course model train --start FOLDER, from pretrain")
+    settings = dict(_setting(text) for text in parameter or [])
+    settings |= ({"minutes": minutes} if minutes else {}) | ({"steps": steps} if steps else {})
+    with _progress(quiet=json) as report:
+        if start is not None and stage == "dpo":
+            _train_dpo(out, device, start, settings, report)
+        else:
+            _train_own(stage, out, device, start, settings, report)
+    picture = loss_picture(out / "log.jsonl")
+    _say({"checkpoint": str(out), "log": str(out / "log.jsonl"), "picture": str(picture)}, json)
+
+
+def _train_own(stage: str, out: Path, device: str, start: Path | None, settings: dict[str, Any], report: Any) -> None:
+    from course_lib import lm_real, lm_tokenizer, lm_train
+
+    fresh = start is None and not (out / "state.pt").exists()
+    tokenizer = lm_tokenizer.train(_tokenizer_texts()) if fresh else None
+    settings |= {"tasks": 0.4} if stage == "sft" and "tasks" not in settings else {}
+    total = _total(settings, lm_train.Plan().steps)
+    lm_train.train(stage, out, device=device, start=start, tokenizer=tokenizer, real=lm_real.maker(),
+                   report=lambda record: report(record, total), **settings)  # fmt: skip
+
+
+def _tokenizer_texts() -> Iterator[str]:
+    """What the tokenizer learns from: prompts and replies of every task, and the corpus three times."""
+    import random
+
+    from course_lib.corpus import load_corpus
+    from course_lib.lm_data import plain_texts
+    from course_lib.lm_tasks import task_item
+
+    rng = random.Random(1)
+    yield from plain_texts(6000, 1)
+    for _ in range(3000):
+        item = task_item(rng, "train")
+        yield "\n".join([*(m["content"] for m in item.messages), *map(jsonlib.dumps, item.tools), item.reply])
+    for document in load_corpus().documents:
+        yield document.body * 3
+
+
+def _train_dpo(out: Path, device: str, start: Path, settings: dict[str, Any], report: Any) -> None:
+    """Pairs from the checkpoint's own mistakes, and as many again by rule; then DPO."""
+    import random
+
+    from course_lib import lm_curriculum, lm_dpo, lm_real, lm_tokenizer
+
+    made = None
+    if not (out / "pairs.jsonl").exists():
+        rng, draw = random.Random(settings.get("seed", 1)), lm_curriculum.sampler(real=lm_real.maker(), tasks=0.4)
+        items = [draw(rng, lm_curriculum.LEVELS - 1, "sft") for _ in range(int(settings.pop("items", 2000)))]
+        own = lm_dpo.own_pairs(start, items, device=device, tick=lambda done: report({"step": done}, (len(items), 0)))
+        by_rule = lm_dpo.pairs(lm_tokenizer.load(start), lambda r: draw(r, lm_curriculum.LEVELS - 1, "sft"), len(own))
+        made = [*own, *by_rule]
+        rng.shuffle(made)
+    total = _total(settings, 300)
+    lm_dpo.train(start, out, made=made, device=device, report=lambda record: report(record, total), **settings)
+
+
+def _total(settings: dict[str, Any], steps: int) -> tuple[int, float]:
+    """Steps and seconds at which a run ends, whichever comes first; 0 seconds for no limit."""
+    return int(settings.get("steps", steps)), 60 * float(settings.get("minutes", 0))
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A trained checkpoint folder.")],
+    name: Annotated[str, typer.Option(help="base or instruct.")] = "instruct",
+    kind: Annotated[list[str] | None, typer.Option(help="f16, q8_0, q4_1; repeat for more.")] = None,
+    to: Folder = None, json: Json = False,
+) -> None:  # fmt: skip
+    """Publish a checkpoint as safetensors and GGUF, and refresh the manifest."""
+    from course_lib import lm_export
+
+    made = lm_export.export(checkpoint, to or lm_export.model_folder(), name=name, kinds=tuple(kind or ("f16",)))
+    _say({path.name: f"{path.stat().st_size / 1e6:.1f} MB" for path in made}, json)
+
+
+@app.command()
+def verify(folder: Folder = None, json: Json = False) -> None:
+    """Check every model file against the SHA-256 manifest."""
+    from course_lib.lm_export import verify as problems_of
+
+    problems = problems_of(folder)
+    _say({"ok": not problems, "problems": problems}, json)
+    raise typer.Exit(1 if problems else 0)
+
+
+@app.command()
+def card(folder: Folder = None, json: Json = False) -> None:
+    """Render the model card and the release-gate report from the evaluation files."""
+    from course_lib.checksums import write_checksums
+    from course_lib.lm_card import write_card
+
+    path = write_card(folder)
+    write_checksums(path.parent)
+    _say({"card": str(path), "gate": str(path.with_name("RELEASE_GATE.md"))}, json)
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Option(help="base, instruct, or a GGUF file.")] = "instruct",
+    sets: Annotated[list[str] | None, typer.Option("--set", help="locked, corpus, tasks or flow; repeat.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the result files.")] = Path("build/model"),
+    limit: Annotated[int, typer.Option(help="Only the first rows of each set, for a quick look.")] = 0,
+    record: Annotated[bool, typer.Option("--record", help="Put the results into the model folder.")] = False,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Measure a model on the embedded server, greedy; each metric with a 95 % interval."""
+    from course_lib import lm_card
+    from course_lib.models import connect, default_model
+
+    chosen = sets or ["locked"]
+    if unknown := set(chosen) - set(SETS):
+        raise UsageError(f"there is no set {min(unknown)!r}", fix=f"use {', '.join(SETS)}")
+    if limit and record:
+        raise UsageError("part of a set is no result to record", fix="leave out --limit")
+    label = _select(model)
+    client = connect(embedded=True, model="course-lm-base" if model == "base" else None)
+    results = {}
+    for name in chosen:
+        with _progress(quiet=json) as report:
+            results[name] = _measure(client, default_model(client), name, limit, model == "base", report)
+        out.mkdir(parents=True, exist_ok=True)
+        path = out / f"{label}-{name}.json"
+        path.write_text(jsonlib.dumps(results[name], indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        if record:
+            lm_card.record(label, name, results[name], machine=f"{platform.machine()}, {os.cpu_count()} cores")
+    if json:
+        typer.echo(jsonlib.dumps(results, ensure_ascii=False))
+        return
+    for name, result in results.items():
+        typer.echo(f"{label}, {name}: {result['n']} rows, {result['failed']} wrong, {out / f'{label}-{name}.json'}")
+        for metric, m in result["metrics"].items():
+            typer.echo(f"  {metric:28} {m['value']:.3f}  [{m['low']:.3f}, {m['high']:.3f}]  n = {m['n']}")
+
+
+def _select(model: str) -> str:
+    """Points the embedded server at a GGUF file where one is named; returns the label of the results."""
+    if model in ("base", "instruct"):
+        return model
+    if not Path(model).is_file():
+        raise UsageError(f"{model} is no GGUF file", fix="name base, instruct, or a file that course model export made")
+    os.environ["COURSE_LM_GGUF"] = str(Path(model).resolve())
+    return Path(model).stem
+
+
+def _measure(client: Any, model: str, name: str, limit: int, plain: bool, report: Any) -> dict[str, Any]:
+    from course_lib import lm_eval, lm_flow, lm_task_eval
+
+    if name == "flow":
+        return lm_flow.measure_flow(client, model)
+    rows = lm_eval.load_items(name)[: limit or None]
+    done = iter(range(1, len(rows) + 1))
+
+    def tick() -> None:
+        report({"step": next(done)}, (len(rows), 0))
+
+    if name == "tasks":
+        return lm_task_eval.evaluate(client, model, rows, tick=tick)
+    return lm_eval.evaluate(client, model, rows, plain=plain, tick=tick)
+
+
+def _progress(quiet: bool) -> Any:
+    """A context whose value takes (record, (steps, seconds)) and shows what is done and how much time is left."""
+    from contextlib import contextmanager
+
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    @contextmanager
+    def show() -> Any:
+        columns = (BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeElapsedColumn(), TextColumn("left"),
+                   TimeRemainingColumn(elapsed_when_finished=True), TextColumn("{task.description}"))  # fmt: skip
+        with Progress(*columns, disable=quiet, speed_estimate_period=600) as bar:
+            task = bar.add_task("starting", total=1.0)
+
+            def report(record: dict[str, Any], total: tuple[int, float]) -> None:
+                steps, seconds = total
+                done = record["step"] / max(1, steps)
+                done = max(done, record.get("seconds", 0) / seconds) if seconds else done
+                shown = {k: v for k, v in record.items() if k in ("step", "level", "reply", "exact", "cited", "loss")}
+                bar.update(task, completed=min(1.0, done), description=" ".join(f"{k} {v}" for k, v in shown.items()))
+
+            yield report
+
+    return show()
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise UsageError(f"-p {text!r} is not NAME=VALUE", fix="-p lr=8e-4")
+    try:
+        return name, jsonlib.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _say(values: dict[str, Any], json: bool) -> None:
+    if json:
+        typer.echo(jsonlib.dumps(values, ensure_ascii=False))
+        return
+    for name, value in values.items():
+        typer.echo(f"{name}: {value}")
