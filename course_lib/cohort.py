@@ -181,7 +181,7 @@ def grade_cohort(entries: Sequence[Entry], grader: Grader, out: Path, options: O
             raise UsageError(f"This gradebook was made with another {_different(last['identity'], identity)}.",
                              where=str(out), fix="See who would change with --regrade; write it with --regrade "
                              "--commit, or choose another --out.")  # fmt: skip
-        rows = [_row(entry, identity) for entry in sorted(entries, key=lambda e: (e.learner, e.attempt))]
+        rows = [_row(entry, grader.module, identity) for entry in sorted(entries, key=lambda e: (e.learner, e.attempt))]
         graded, reused = _grade_all(journal, rows, grader, out, options, on_event)
         run = {"module": grader.module, "identity": identity, "stamp": grader.stamp,
                "rubric": grader.rubric().model_dump(mode="json"), "policy": options.policy.model_dump(mode="json"),
@@ -215,7 +215,7 @@ class _Row:
     record: dict[str, Any]
 
 
-def _row(entry: Entry, identity: Mapping[str, Mapping[str, str]]) -> _Row:
+def _row(entry: Entry, module: str, identity: Mapping[str, Mapping[str, str]]) -> _Row:
     """The entry as the journal keeps it: no path of this machine, the digest of what was read, and a key a tier."""
     error, digest = entry.error, ""
     try:
@@ -224,13 +224,13 @@ def _row(entry: Entry, identity: Mapping[str, Mapping[str, str]]) -> _Row:
         error = problem.what
     record = {name: value for name, value in asdict(replace(entry, error=error)).items()
               if name not in ("path", "files")}  # fmt: skip
-    keys = {tier: result_key(digest, tier, parts) for tier, parts in identity.items()} if digest else {}
+    keys = {tier: result_key(module, digest, tier, parts) for tier, parts in identity.items()} if digest else {}
     return _Row(entry, {**record, "digest": digest, "keys": keys})
 
 
-def result_key(digest: str, tier: str, identity: Mapping[str, str]) -> str:
+def result_key(module: str, digest: str, tier: str, identity: Mapping[str, str]) -> str:
     """SHA-256 over all that a result depends on."""
-    return hashlib.sha256(json.dumps([digest, tier, sorted(identity.items())]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([module, digest, tier, sorted(identity.items())]).encode()).hexdigest()
 
 
 def _grade_all(journal: Journal, rows: Sequence[_Row], grader: Grader, out: Path, options: Options,

@@ -98,11 +98,12 @@ def deduction(policy: Policy, learner: str, lab: str, earned: float, submitted: 
     if due is None or not submitted:
         return Deduction(0.0, "")
     extension = next((e for e in policy.extensions if (e.learner, e.lab) == (learner, lab)), None)
-    why = f" (extended to {extension.until:%Y-%m-%d %H:%M}: {extension.reason})" if extension else ""
+    note = f"extended to {extension.until:%Y-%m-%d %H:%M %Z}, {extension.reason}" if extension else ""
+    why = f" ({note})" if note else ""
     over = datetime.fromisoformat(submitted) - (extension.until if extension else due)
     late = policy.late
     if over <= timedelta(hours=late.grace_hours):
-        return Deduction(0.0, why.strip())
+        return Deduction(0.0, note)
     days = math.ceil(over / timedelta(days=1))
     if late.closed_after_days is not None and over > timedelta(days=late.closed_after_days):
         return Deduction(earned, f"{_days(days)} late; closed after {late.closed_after_days:g} days{why}")

@@ -83,7 +83,7 @@ def normalised(code: str) -> list[str]:
     for kind, text in stream:
         if kind == tokenize.NAME:
             out.append(text if text in _KNOWN or (out and out[-1] == ".") else "n")
-        elif kind == tokenize.OP:
+        elif kind == tokenize.OP and text != ";":
             out.append(text)
         elif kind in (tokenize.STRING, tokenize.NUMBER, getattr(tokenize, "FSTRING_START", tokenize.STRING)):
             out.append("0" if kind == tokenize.NUMBER else "s")
