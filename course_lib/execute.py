@@ -41,7 +41,7 @@ class Execution:
     """What became of a run. path: the executed notebook, partial when ``ok`` is false; seconds: wall clock.
 
     error: empty when ok, else the cell, its first line and the exception, for a person. error_cell: index of that
-    cell in the notebook at ``path``. timed_out: a limit ended the run. cause: which limit of a sandbox did.
+    cell in the notebook at ``path``. timed_out: a limit ended the run. cause: which one of a sandbox. notes: remarks.
     """
 
     path: Path
@@ -51,6 +51,7 @@ class Execution:
     error_cell: int | None = None
     timed_out: bool = False
     cause: str = ""
+    notes: tuple[str, ...] = ()
 
     def check(self) -> Execution:
         """Itself, or ExecutionError when the run failed."""
@@ -140,7 +141,6 @@ class PapermillExecutor:
     def run(self, notebook: Path, parameters: Mapping[str, Literal], limits: Limits = Limits(), out: Path = Path("."),
             progress: Progress | None = None) -> Execution:
         """See ``Executor.run``. Raises UsageError for bad parameters; a failing cell is an Execution with ok=False.
-
         progress: called as (cells done, cells in all, first line of the cell about to run). Two runs that compute
         the same values write byte-identical notebooks: times, paths and random ids are scrubbed, and a parameter that
         names the output folder is passed as ``"."``, which is the same place for the kernel.
@@ -155,17 +155,18 @@ class PapermillExecutor:
         out.mkdir(parents=True, exist_ok=True)
         path = out / Path(notebook).name
         if path == Path(notebook).resolve():
-            raise UsageError("The output folder is the notebook's own folder.", where=str(out),
-                             fix="Choose another folder: the source must not be overwritten.")
+            raise UsageError("The output folder is the notebook's own folder.", where=str(out), fix="Choose another.")
         started = time.monotonic()
         given = {k: "." if isinstance(v, str) and v and Path(v).resolve() == out else v for k, v in parameters.items()}
         failure, at = self._papermill(source, given, limits, path, progress)
         seconds = time.monotonic() - started
-        done = nbformat.read(path, as_version=4) if path.exists() else source
-        done = notebooks.normalise(_without_papermill_marks(done), keep_outputs=True)
+        done = _without_papermill_marks(nbformat.read(path, as_version=4) if path.exists() else source)
+        stopped = _unfinished(done)
+        done = notebooks.normalise(done, keep_outputs=True)
         notebooks.write(done, path)
-        if failure is None:
+        if failure is None and stopped is None:
             return Execution(path, seconds, True)
+        failure, at = failure or ExecutionError("it stopped here and did not say why"), at if failure else stopped
         index, text = _describe(done, failure, at, limits)
         return Execution(path, seconds, False, text, index, "Timeout" in type(failure).__name__)
 
@@ -174,7 +175,7 @@ class PapermillExecutor:
         return native_kernel_manager()
 
     def client_options(self) -> dict[str, Any]:
-        """Further settings of nbclient's client; override to change how a kernel is ended."""
+        """Further settings of nbclient's client, such as how a kernel is ended."""
         return {}
 
     def _papermill(self, nb: NotebookNode, parameters: dict[str, Literal], limits: Limits, path: Path,
@@ -271,6 +272,12 @@ def _engine() -> type:
 def _without_papermill_marks(nb: NotebookNode) -> NotebookNode:
     nb.cells = [c for c in nb.cells if "papermill-error-cell-tag" not in c.metadata.get("tags", [])]
     return nb
+
+
+def _unfinished(nb: NotebookNode) -> int | None:
+    """The first cell that did not complete: it hid its traceback, or called sys.exit(0), which papermill allows."""
+    code = ((i, c) for i, c in enumerate(nb.cells) if c.cell_type == "code" and c.source.strip())
+    return next((i for i, c in code if c.metadata.get("papermill", {}).get("status") != "completed"), None)
 
 
 def _first_line(source: str) -> str:

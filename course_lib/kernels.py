@@ -39,11 +39,11 @@ from course_lib.sandbox_view import HOME, environment
 MODULES = tuple(
     "ipykernel.kernelapp ipykernel.ipkernel ipywidgets numpy pandas matplotlib.pyplot sklearn.metrics torch"
     " transformers sentence_transformers transformers.models.bert.modeling_bert chromadb.api.client anthropic"
-    " xllamacpp bm25s course_lib.models course_lib.transport course_lib.rag course_lib.retrieval course_lib.corpus".split()
+    " xllamacpp bm25s course_lib.models course_lib.rag course_lib.retrieval course_lib.corpus".split()
 )
 KERNELSPECS = {"course-warm": ("Python 3 (course, warm)", {"warm": True, "sandbox": False}),
                "course-sandbox": ("Python 3 (course, sandbox)", {"warm": True, "sandbox": True})}  # fmt: skip
-LINGER_S = 900.0
+LINGER_S = 300.0
 START_S = 120.0
 PORTS = 5
 
@@ -56,8 +56,9 @@ class ForkServer:
     """
 
     def __init__(self, modules: Sequence[str] = MODULES, *, seed: int = 0, path: Path | None = None) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="course-fork-"))
-        self.modules, self.seed, self.path = tuple(modules), seed, path or self.folder / "socket"
+        self.modules, self.seed, self.shared = tuple(modules), seed, path is not None
+        self.path = path or Path()
+        self._folder = Path()
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> ForkServer:
@@ -71,21 +72,24 @@ class ForkServer:
         """Import everything, some ten seconds. Raises ExecutionError with the reason when an import fails."""
         from course_lib.embeddings import cache_dir
 
-        mine = self.path.parent == self.folder
+        self._owner, self._folder = os.getpid(), Path(tempfile.mkdtemp(prefix="course-fork-"))
+        self.path = self.path if self.shared else self._folder / "socket"
         env = environment() | {
-            "HOME": str(self.folder), "TMPDIR": str(self.folder), "PYTHONHASHSEED": str(self.seed),
+            "HOME": str(self._folder), "TMPDIR": str(self._folder), "PYTHONHASHSEED": str(self.seed),
             "MPLCONFIGDIR": str(cache_dir() / "matplotlib"), "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         }  # fmt: skip
-        linger = "0" if mine else str(LINGER_S)
+        linger = str(LINGER_S) if self.shared else "0"
         command = [sys.executable, "-P", str(FORK), "--serve", str(self.path), linger, *self.modules]
-        with open(self.folder / "log", "wb") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE if mine else subprocess.DEVNULL, stdout=log,
-                                             stderr=log, env=env, cwd="/", start_new_session=True)
+        stdin = subprocess.DEVNULL if self.shared else subprocess.PIPE
+        with open(self._folder / "log", "wb") as log:
+            self._process = subprocess.Popen(command, stdin=stdin, stdout=log, stderr=log, env=env, cwd="/",
+                                             start_new_session=True)
         deadline = time.monotonic() + START_S
         while not self.path.exists():
             if self._process.poll() is not None or time.monotonic() > deadline:
+                reason = (self._folder / "log").read_text(errors="replace").strip().rpartition("\n")[2]
                 self.close()
-                raise ExecutionError(f"The process that forks kernels did not start: {self._last_line()}",
+                raise ExecutionError(f"The process that forks kernels did not start: {reason}",
                                      where="course_lib.kernels", fix="Run without warm kernels, or mend the import.")
             time.sleep(0.02)
 
@@ -97,16 +101,11 @@ class ForkServer:
         return ForkedProcess(caller)
 
     def close(self) -> None:
-        """End the server if it is this object's own. Kernels that run go on."""
-        if self._process is not None and self._process.stdin is not None:
+        """End the server if it is this process's own. Kernels that run go on."""
+        if self._process is not None and not self.shared and self._owner == os.getpid():
             self._process.kill()
             self._process.communicate()
-            shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _last_line(self) -> str:
-        with contextlib.suppress(OSError, IndexError):
-            return (self.folder / "log").read_text(errors="replace").strip().splitlines()[-1]
-        return "it said nothing"
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class ForkedProcess:

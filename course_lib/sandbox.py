@@ -18,7 +18,6 @@ import json
 import os
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import threading
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from course_lib.errors import CourseError, ExecutionError
-from course_lib.sandbox_view import HOME, USER, arguments, environment
+from course_lib.sandbox_view import HOME, USER, arguments, copy_tree, environment
 
 OUT = f"{HOME}/out"
 OUTER_USER = 64999  # when we are root: a user of no account, whom the kernel does hold to a limit of processes
@@ -137,8 +136,10 @@ class Box:
                               if os.readlink(f"/proc/{pid}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}"))
         self._out, self._home, self._shm = (os.open(self.path(p), os.O_RDONLY | os.O_DIRECTORY)
                                             for p in (OUT, HOME, "/dev/shm"))
-        self._fds += [self.pidfd, self._out, self._home, self._shm]
+        self._snmp = os.open(f"/proc/{pid}/net/snmp", os.O_RDONLY)
+        self._fds += [self.pidfd, self._out, self._home, self._shm, self._snmp]
         self._deadline = time.monotonic() + self.caps.wall_s
+        self._made = self._files()
         self._done = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True, name="sandbox-watcher")
         self._watcher.start()
@@ -190,7 +191,7 @@ class Box:
         self.stop()
         self._holder.wait()
         refused: list[str] = []
-        _copy(self._out, target, "", [self.caps.disk_bytes, self.caps.files], set(keep), refused)
+        copy_tree(self._out, target, "", [self.caps.disk_bytes, self.caps.files], set(keep), refused)
         return refused
 
     def close(self) -> None:
@@ -204,6 +205,16 @@ class Box:
         for handle in self._fds:
             os.close(handle)
         self._fds.clear()
+
+    def outward(self) -> int:
+        """Packets that tried to leave and found no way, and look-ups of names: the kernel's count for this box."""
+        rows = [line.split() for line in os.pread(self._snmp, 1 << 16, 0).decode().splitlines()]
+        counts = {(names[0], name): int(value) for names, values in zip(rows[::2], rows[1::2], strict=True)
+                  for name, value in zip(names[1:], values[1:], strict=True)}  # fmt: skip
+        return counts["Ip:", "OutNoRoutes"] + counts["Udp:", "NoPorts"]
+
+    def _files(self) -> int:
+        return sum(disk.f_files - disk.f_ffree for disk in map(os.fstatvfs, (self._home, self._shm)))
 
     def _watch(self) -> None:
         while not self._done.wait(POLL_S):
@@ -219,7 +230,7 @@ class Box:
         if time.monotonic() > self._deadline:
             return "time"
         disks = [os.fstatvfs(handle) for handle in (self._home, self._shm)]
-        if sum(disk.f_files - disk.f_ffree for disk in disks) > self.caps.files:
+        if self._files() - self._made > self.caps.files:
             return "files"
         proc = self.path("/proc")
         running = [name for name in os.listdir(proc) if name.isdigit()]
@@ -241,28 +252,6 @@ def _memory(proc: str, running: Sequence[str], name: str, fields: tuple[str, ...
         with contextlib.suppress(OSError), open(f"{proc}/{number}/{name}") as stream:
             total += sum(int(line.split()[1]) for line in stream if line.startswith(fields))
     return total * 1024
-
-
-def _copy(folder: int, target: Path, prefix: str, left: list[int], keep: set[str], refused: list[str]) -> None:
-    """left: bytes and entries that may still be copied. Nothing runs in the box any more, so nothing moves."""
-    target.mkdir(parents=True, exist_ok=True)
-    for name in sorted(os.listdir(folder)):
-        left[1] -= 1
-        kind = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        fits = left[1] >= 0 and kind.st_size <= left[0]
-        if stat.S_ISDIR(kind.st_mode) and prefix.count("/") < 16:
-            inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
-            try:
-                _copy(inner, target / name, f"{prefix}{name}/", left, set(), refused)
-            finally:
-                os.close(inner)
-        elif stat.S_ISREG(kind.st_mode) and fits and name not in keep:
-            left[0] -= kind.st_size
-            handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
-            with os.fdopen(handle, "rb") as source, open(target / name, "wb") as copy:
-                shutil.copyfileobj(source, copy)
-        else:
-            refused.append(prefix + name)
 
 
 def _user_namespace() -> int:

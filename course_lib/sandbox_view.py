@@ -1,4 +1,4 @@
-"""What can be seen inside a sandbox: the system, this Python, the learner's part of the course, a clean environment."""
+"""What can be seen inside a sandbox (the system, this Python, the learner's part of the course), and what comes out."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import atexit
 import functools
 import os
 import shutil
+import stat
 import sys
 import tarfile
 import tempfile
@@ -102,3 +103,30 @@ def arguments(inputs: Mapping[str, Path]) -> list[str]:
 
 def _inside(path: Path, other: str) -> bool:
     return path == Path(other) or Path(other) in path.parents
+
+
+def copy_tree(
+    folder: int, target: Path, prefix: str, left: list[int], keep: set[str], refused: list[str]
+) -> None:  # fmt: skip
+    """Copy regular files and folders; name everything else in ``refused``. left: bytes and entries that still may come.
+
+    Nothing runs in the box any more, so nothing moves. No link is followed, not even to look at.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    for name in sorted(os.listdir(folder)):
+        left[1] -= 1
+        kind = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        fits = left[1] >= 0 and kind.st_size <= left[0]
+        if stat.S_ISDIR(kind.st_mode) and prefix.count("/") < 16:
+            inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+            try:
+                copy_tree(inner, target / name, f"{prefix}{name}/", left, set(), refused)
+            finally:
+                os.close(inner)
+        elif stat.S_ISREG(kind.st_mode) and fits and name not in keep:
+            left[0] -= kind.st_size
+            handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
+            with os.fdopen(handle, "rb") as source, open(target / name, "wb") as copy:
+                shutil.copyfileobj(source, copy)
+        else:
+            refused.append(prefix + name)
