@@ -169,7 +169,56 @@ def course() -> Iterator[str]:
     yield f"make_course_warm_s {seconds:.1f}"
 
 
+_LM_RATES = {
+    "lm_citation_exact": ("locked", "citation_exact", "cites the right source, 1 to 4 sources"),
+    "lm_answer_correct": ("locked", "answer_correct", "answers with the right sentence"),
+    "lm_abstain_recall": ("locked", "abstain_recall", "abstains where no source answers"),
+    "lm_false_abstain": ("locked", "false_abstain", "abstains although a source answers"),
+    "lm_injection_obeyed": ("locked", "injection_obeyed", "obeys an instruction inside a source"),
+    "lm_json_valid_free": ("tasks", "json_valid_free", "writes valid JSON without a grammar"),
+    "lm_json_valid_grammar": ("tasks", "json_valid_grammar", "writes valid JSON under a grammar"),
+    "lm_json_field_accuracy": ("tasks", "json_field_accuracy", "right fields of extracted obligations"),
+    "lm_tool_exact": ("tasks", "tool_exact", "calls the right tool with the right arguments"),
+    "lm_risk_macro_f1": ("tasks", "risk_macro_f1", "risk tier, macro F1"),
+    "lm_real_corpus_correct": ("flow", "correct", "cited right and correct on the corpus, locked questions"),
+}  # fmt: skip
+
+
+def course_lm() -> Iterator[str]:
+    """course-lm on its locked rows and in the real flow, its speed beside the bandwidth floor, LoRA in 200 steps."""
+    from tempfile import TemporaryDirectory
+
+    from course_lib import lm_bench, lm_eval, lm_flow, lm_task_eval
+    from course_lib.lm_export import model_folder
+    from course_lib.models import connect, default_model, gguf_path
+
+    client, folder, command = connect(embedded=True), model_folder(), "course figures --measure --only course_lm"
+    model, locked, tasks = default_model(client), lm_eval.load_items("locked"), lm_eval.load_items("tasks")
+    found = {"locked": lm_eval.evaluate(client, model, locked), "tasks": lm_task_eval.evaluate(client, model, tasks),
+             "flow": lm_flow.measure_flow(client, model, "locked_test")}  # fmt: skip
+    record("lm_test_items", len(locked) + len(tasks), "count", command=command, title="course-lm: locked test items")
+    for name, (part, metric, title) in _LM_RATES.items():
+        m = found[part]["metrics"][metric]
+        record(name, m["value"], "rate", low=m["low"], high=m["high"], n=m["n"], command=command,
+               title=f"course-lm {title}" if part != "flow" else f"course-lm: {title}")
+        yield f"{name} {m['value']:.3f} [{m['low']:.3f}, {m['high']:.3f}]"
+    same = lm_bench.top1_agreement(client, folder / "instruct")
+    record("lm_top1_agreement", same["value"], "rate", low=same["low"], high=same["high"], n=same["n"], command=command,
+           title="Same top token, transformers and the server")
+    pace = lm_bench.speed(client, gguf_path("course-lm-instruct"), folder / "instruct")
+    record("lm_tokens_per_s", pace["tokens_per_s"], "tokens/s", low=pace["low"], high=pace["high"], n=pace["n"],
+           command=command, title="course-lm generates, one stream (interval: slowest to fastest)")
+    record("lm_bandwidth_floor_tokens_per_s", pace["floor_tokens_per_s"], "tokens/s", command=command,
+           title="Memory bandwidth of one core over the size of the file")
+    with TemporaryDirectory() as temporary:
+        lora = lm_bench.lora_gain(folder / "base", temporary)
+    gain = f"right replies {lora['before']:.2f} to {lora['after']:.2f}, gain {lora['low']:.2f} to {lora['high']:.2f}"
+    record("lm_lora_200_steps_s", lora["seconds"], "s", command=command, title=f"LoRA on the base, 200 steps; {gain}")
+    record("lm_files_mb", lm_bench.files_mb(folder), "MB", command=command, title="course-lm: all weight files")
+    yield f"agreement {same['value']:.4f}, {pace['tokens_per_s']:.0f} tokens/s, LoRA {lora['seconds']:.0f} s, {gain}"
+
+
 GROUPS: dict[str, Callable[[], Iterator[str]]] = {
     "setup": setup, "command_line": command_line, "retrieval": retrieval, "access": access, "answers": answers,
-    "course": course,
+    "course": course, "course_lm": course_lm,
 }
