@@ -200,7 +200,7 @@ def course_lm() -> Iterator[str]:
     for name, (part, metric, title) in _LM_RATES.items():
         m = found[part]["metrics"][metric]
         record(name, m["value"], "rate", low=m["low"], high=m["high"], n=m["n"], command=command,
-               title=f"course-lm {title}" if part != "flow" else f"course-lm: {title}")
+               title=f"course-lm: {title}")
         yield f"{name} {m['value']:.3f} [{m['low']:.3f}, {m['high']:.3f}]"
     same = lm_bench.top1_agreement(client, folder / "instruct")
     record("lm_top1_agreement", same["value"], "rate", low=same["low"], high=same["high"], n=same["n"], command=command,
