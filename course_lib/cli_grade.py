@@ -13,6 +13,7 @@ import typer
 from course_lib.errors import UsageError
 
 SHOWN = 15
+UNSAFE = "Notebooks were executed without a sandbox."
 
 
 def grade(
@@ -22,6 +23,9 @@ def grade(
     out: Annotated[Path, typer.Option(help="Folder of the gradebook.")] = Path("build/gradebook"),
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     policy: Annotated[Path | None, typer.Option(help="YAML: due dates, lateness, extensions, retries, drops.")] = None,
+    execute: Annotated[bool, typer.Option("--execute", help="Run each notebook again, in a sandbox.")] = False,
+    no_sandbox: Annotated[bool, typer.Option("--unsafe-no-sandbox", help="With --execute, where there is no sandbox: "
+                                             "strangers' code runs as you. Stamped on every page.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a gradebook that must be there.")] = False,
     regrade: Annotated[bool, typer.Option("--regrade", help="Show who would change; writes no gradebook.")] = False,
     commit: Annotated[bool, typer.Option("--commit", help="With --regrade: write it.")] = False,
@@ -39,7 +43,8 @@ def grade(
     from course_lib.policy import load_policy
 
     _check_options(out / JOURNAL, resume, regrade, commit, suggestions, gold)
-    grader = LabGrader(find(module).code, work=(out / "executions").resolve())
+    grader = LabGrader(find(module).code, _reexecution(execute, no_sandbox), work=(out / "executions").resolve(),
+                       stamp=UNSAFE if no_sandbox else "")  # fmt: skip
     entries = collect(submissions, grader.module, out / "intake")
     if not entries:
         raise UsageError("There is no submission here.", where=" ".join(map(str, submissions)),
@@ -89,6 +94,20 @@ def _check_options(journal: Path, resume: bool, regrade: bool, commit: bool, sug
     if (suggestions is None) != (gold is None):
         raise UsageError("--suggestions and --gold belong together.",
                          fix="The gold set says whether the judge may make suggestions.")
+
+
+def _reexecution(execute: bool, no_sandbox: bool) -> Any:
+    """None without --execute. Refuses at once where there is no sandbox, before anything is graded."""
+    if not execute:
+        if no_sandbox:
+            raise UsageError("--unsafe-no-sandbox belongs to --execute.", fix="Static checks need no sandbox.")
+        return None
+    from course_lib.reexecute import Reexecution
+    from course_lib.sandbox import require
+
+    if not no_sandbox:
+        require()
+    return Reexecution(sandboxed=not no_sandbox, unsafe=no_sandbox)
 
 
 def _import(out: Path, reviews: Path | None, suggestions: Path | None, gold: Path | None,

@@ -182,13 +182,14 @@ def _findings(result: Record) -> list[Finding]:
 
 
 def merged(static: Sequence[Finding], executed: Record | None) -> list[Finding]:
-    """Static findings, and those of the re-execution in place of what waited for it. A re-execution that crashed
-    leaves its rules to a person."""
+    """Static findings, and those of the re-execution in place of what waited for it. Where the re-execution crashed,
+    the rules that waited and the rule about the notebook are left to a person: a crash must not be an advantage."""
     if executed is None:
         return list(static)
     if executed["kind"] == "crash":
         waits = f"Could not score: {executed['reason']}."
-        return [replace(f, outcome=Outcome.ERROR, message=waits) if f.outcome is Outcome.SKIPPED else f for f in static]
+        return [replace(f, outcome=Outcome.ERROR, message=waits) if f.outcome is Outcome.SKIPPED or (
+            f.ok and f.rule.endswith(".notebook")) else f for f in static]  # fmt: skip
     late = _findings(executed)
     decided = {f.rule for f in late}
     return [f for f in static if not (f.outcome is Outcome.SKIPPED and f.rule in decided)] + late

@@ -236,6 +236,7 @@ def test_the_course_grader_scores_as_alone_and_offline(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("words", "says"), [
     (["--resume"], "nothing to resume"), (["--commit"], "belongs to --regrade"), (["--gold", "x"], "belong together"),
     ([], "no submission here"),
+    (["--unsafe-no-sandbox"], "belongs to --execute"),
 ])  # fmt: skip
 def test_wrong_options_are_explained(tmp_path: Path, words: list[str], says: str) -> None:
     (tmp_path / "empty").mkdir()

@@ -140,7 +140,7 @@ def test_a_judge_is_offered_where_it_is_good_and_never_counts(graded: Path, tmp_
 def test_from_the_command_line(graded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from course_lib import cohort
 
-    monkeypatch.setattr(cohort, "LabGrader", lambda module, work: kit.CheapGrader())
+    monkeypatch.setattr(cohort, "LabGrader", lambda *args, **kwargs: kit.CheapGrader())
     path = fill(graded, points="1", reason="fits", reviewer="R")
     words = ["grade", str(graded.parent / "subs"), "--out", str(graded), "--reviews", str(path)]
     done = CliRunner().invoke(cli.app, words)
