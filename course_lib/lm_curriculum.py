@@ -13,8 +13,8 @@ from course_lib.lm_frames import Vocabulary
 _LEVELS = (
     (2, 1, 0.4, 0.15, 0.0, 0.15),
     (3, 2, 0.2, 0.2, 0.15, 0.3),
-    (4, 3, 0.12, 0.25, 0.25, 0.4),
-    (5, 3, 0.08, 0.25, 0.3, 0.45),
+    (4, 3, 0.1, 0.3, 0.25, 0.4),
+    (5, 3, 0.06, 0.3, 0.3, 0.45),
 )
 SINGLE = 0.5  # share of items with one sentence a source, as the course's prompts have them
 LEVELS = len(_LEVELS)
@@ -45,7 +45,8 @@ def sampler(split: str = "train", *, real: Callable[..., Item] | None = None, ta
             return real(rng, sources=count, most=most, answerable=answerable, hostile=rng.random() < hostile)
         if roll < corpus + keys * (1 - corpus):
             return key_item(rng, loose, sources=count, most=most, answerable=answerable)
-        return frame_item(rng, v, sources=count, most=most, answerable=answerable, hostile=rng.random() < hostile)
+        attacked = rng.random() < hostile
+        return frame_item(rng, v, sources=count, most=most, answerable=answerable, hostile=attacked, same=0.6)
 
     return draw
 

@@ -37,7 +37,8 @@ def stems(text: str) -> set[str]:
 class Item:
     """titles, sentences: one entry per source. gold: (source, sentence) from 0, or None. demands: what attackers want.
 
-    keys: stems that mark a word of a source as asked for. family: how the item was made.
+    keys: stems that mark a word of a source as asked for. family: how the item was made. kind, kinds: what the
+    question asks about and what each sentence is about, as in ``lexicon.FRAMES``; empty where nobody knows.
     """
 
     question: str
@@ -47,6 +48,8 @@ class Item:
     keys: set[str] = field(default_factory=set)
     demands: list[str] = field(default_factory=list)
     family: str = "frame"
+    kind: str = ""
+    kinds: list[list[str]] = field(default_factory=list)
 
     def sources(self) -> list[str]:
         return [f"{t}: {' '.join(s)}" if t else " ".join(s) for t, s in zip(self.titles, self.sentences, strict=True)]
@@ -60,12 +63,12 @@ class Item:
                 "demands": self.demands}  # fmt: skip
 
 
-def near_fact(rng: random.Random, v: Vocabulary, fact: Fact, asked: str) -> Fact:
-    """A fact that shares words with ``fact`` and does not answer its question."""
+def near_fact(rng: random.Random, v: Vocabulary, fact: Fact, same: float) -> Fact:
+    """A fact that shares words with ``fact`` and does not answer its question; ``same``: share on the same object."""
     roll = rng.random()
     kinds = [k for k in lexicon.FRAMES if k != fact.kind]
-    if roll < 0.4 and fact.kind not in ("article", "definition", "scope"):
-        alike = {"channel", "definition", "contents", "consequence", "article"}.union(
+    if roll < same and fact.kind not in ("article", "definition", "scope"):
+        alike = {"definition", "article"}.union(
             *(group for group in _ALIKE if fact.kind in group)
         )
         kinds = [k for k in kinds if k not in alike]
@@ -74,7 +77,8 @@ def near_fact(rng: random.Random, v: Vocabulary, fact: Fact, asked: str) -> Fact
         modifier, _, noun = fact.slots["O"].rpartition(" ")
         plain, second = object_name(rng, v)
         mixed = (
-            f"{modifier} {plain.split()[-1]}" if roll < 0.65 else f"{plain.split()[0]} {noun}" if roll < 0.8 else plain
+            f"{modifier} {plain.split()[-1]}" if (roll := rng.random()) < 0.42 else
+            f"{plain.split()[0]} {noun}" if roll < 0.67 else plain
         )
         kind = fact.kind if rng.random() < 0.7 else rng.choice(kinds)
         other = make_fact(rng, v, kind, (mixed, mixed if mixed != plain else second))
@@ -89,15 +93,18 @@ def near_fact(rng: random.Random, v: Vocabulary, fact: Fact, asked: str) -> Fact
     )
 
 
-def frame_item(rng: random.Random, v: Vocabulary, *, sources: int, most: int, answerable: bool, hostile: bool) -> Item:
-    """An item of frames: 1 to ``most`` sentences a source; distractors share words with the answer."""
+def frame_item(
+    rng: random.Random, v: Vocabulary, *, sources: int, most: int, answerable: bool, hostile: bool, same: float = 0.4
+) -> Item:
+    """An item of frames: 1 to ``most`` sentences a source; distractors share words with the answer, and a share
+    ``same`` of them its object, so that only the kind of the question tells them apart."""
     fact = make_fact(rng, v)
     question = fact.question(rng, v.split)
     groups: list[list[Fact]] = []
     for _ in range(sources):
         count = rng.randint(1, most)
         groups.append(
-            [near_fact(rng, v, fact, question) if rng.random() < 0.6 else make_fact(rng, v) for _ in range(count)]
+            [near_fact(rng, v, fact, same) if rng.random() < 0.6 else make_fact(rng, v) for _ in range(count)]
         )
     gold = (rng.randrange(sources), 0)
     if answerable:
@@ -110,6 +117,8 @@ def frame_item(rng: random.Random, v: Vocabulary, *, sources: int, most: int, an
         [[f.sentence for f in g] for g in groups],
         gold if answerable else None,
         _asked(fact, question),
+        kind=fact.kind,
+        kinds=[[f.kind for f in g] for g in groups],
     )
     if rng.random() < 0.15:
         item.titles = [""] * sources
@@ -130,6 +139,8 @@ def _asked(fact: Fact, question: str) -> set[str]:
 
 def _insert(item: Item, source: int, place: int, sentence: str) -> None:
     item.sentences[source].insert(place, sentence)
+    if item.kinds:
+        item.kinds[source].insert(place, "")
     if item.gold is not None and item.gold[0] == source and item.gold[1] >= place:
         item.gold = (source, item.gold[1] + 1)
 

@@ -7,18 +7,20 @@ a source, whether the question asks for it; for each sentence end, whether the s
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from course_lib.lm_data import STOP, Item, prompt_texts, stems
+from course_lib.lm_lexicon import FRAMES
 from course_lib.lm_tokenizer import TURN_END, TURN_START
 
 IGNORE = -100
+KINDS = ("", *FRAMES)
 
 
 @dataclass
 class Example:
-    """ids: prompt and reply. reply_at: index of the first reply token. The three lists hold (position, label)."""
+    """ids: prompt and reply. reply_at: index of the first reply token. The other lists hold (position, label)."""
 
     ids: list[int]
     reply_at: int
@@ -26,6 +28,7 @@ class Example:
     answers: list[tuple[int, int]]
     begins: list[tuple[int, int]]
     spread: list[int]
+    kinds: list[tuple[int, int]] = field(default_factory=list)
 
 
 def chat_text(system: str, user: str) -> str:
@@ -62,7 +65,10 @@ def encode(tokenizer: Any, item: Any, *, chat: bool = True, rng: random.Random |
     reply_at = len(ids)
     ids += tokenizer(reply + TURN_END, add_special_tokens=False)["input_ids"]
     start = [index for index, _ in offsets]
-    asked, answers, begins = [], [], []
+    asked, answers, begins, kinds = [], [], [], []
+    if item.kind:
+        ends = (len(head) + len(f"Question: {item.question}"), len(head) + len(user))
+        kinds = [(_token_at(offsets, end - 1, 0), KINDS.index(item.kind)) for end in ends]
     cursor = len(head) + len(f"Question: {item.question}\n\n")
     token = 0
     for number, text in enumerate(item.sources()):
@@ -76,10 +82,12 @@ def encode(tokenizer: Any, item: Any, *, chat: bool = True, rng: random.Random |
             last = token = _token_at(offsets, place + len(sentence) - 1, first)
             answers.append((last, int(item.gold == (number, index))))
             begins.append((last, ids[first]))
+            if item.kinds:
+                kinds.append((last, KINDS.index(item.kinds[number][index])))
             place += len(sentence)
         cursor += len(text)
     spread = sorted(rng.sample(range(1, reply_at), min(reply_at - 1, 24))) if rng else []
-    return Example(ids, reply_at, asked, answers, begins, spread)
+    return Example(ids, reply_at, asked, answers, begins, spread, kinds)
 
 
 def _token_at(offsets: list[tuple[int, int]], char: int, hint: int) -> int:
@@ -114,7 +122,9 @@ def collate(examples: list[Example], pad: int) -> dict[str, Any]:
     longest = max(len(e.ids) for e in examples)
     longest += -longest % 8
     ids = torch.full((len(examples), longest), pad)
-    flat: dict[str, list[tuple[int, int]]] = {name: [] for name in ("reply", "asked", "answers", "begins", "spread")}
+    flat: dict[str, list[tuple[int, int]]] = {
+        name: [] for name in ("reply", "asked", "answers", "begins", "spread", "kinds")
+    }
     first = []
     for row, e in enumerate(examples):
         ids[row, : len(e.ids)] = torch.tensor(e.ids)
@@ -122,7 +132,7 @@ def collate(examples: list[Example], pad: int) -> dict[str, Any]:
         flat["reply"] += [(base + p - 1, e.ids[p]) for p in range(e.reply_at, len(e.ids))]
         first += [float(p - e.reply_at) for p in range(e.reply_at, len(e.ids))]
         flat["spread"] += [(base + p - 1, e.ids[p]) for p in e.spread]
-        for name in ("asked", "answers", "begins"):
+        for name in ("asked", "answers", "begins", "kinds"):
             flat[name] += [(base + p, label) for p, label in getattr(e, name)]
     out: dict[str, Any] = {name: torch.tensor(pairs).reshape(-1, 2).T for name, pairs in flat.items()}
     return {"ids": ids, "depth": torch.tensor(first), **out}
