@@ -114,7 +114,7 @@ def _wrong_duties(rng: random.Random, item: TaskItem) -> str:
 def _wrong_summary(rng: random.Random, item: TaskItem) -> str:
     """One of the two sentences replaced by another of the sources, or the two swapped."""
     text = item.messages[1]["content"].split("\n\n", 1)[1]
-    others = [line.split("] ", 1)[-1].split(". ")[-1] for line in text.splitlines()]
+    others = [line[:4] + line.split(". ")[-1].split("] ")[-1] for line in text.splitlines()]
     first, last = item.meta["gold"]
     return rng.choice((f"{last} {first}", f"{first} {rng.choice(others)}", f"{rng.choice(others)} {last}", first))
 

@@ -24,35 +24,23 @@ with {R}.|{O} are kept in {C}.|{A} is allowed to {v} {O} for {T}.|{R} thanked {A
 welcome to {v} {O}.|In {C}, {R} saw {O} {T} earlier.""",
 }
 
-# Signals by tier, forms of one signal between slashes; the last form of each is for the test alone.
+# Signals by tier. They are the rule, so both splits share them; what a signal is about, and the word between, differ.
 RISK = {
-    "high": """leaked {O}/{O} leaked to the press/a leak of {O}|stolen {O}/{O} stolen from a car/the loss of stolen
-{O}|unencrypted {O}/{O} sent unencrypted/{O} on an unencrypted stick|biometric checks of {O}/{O} with biometric
-scans/biometric matching for {O}|medical details in {O}/{O} with medical findings/{O} full of medical notes|fraud
-with {O}/fraud in {O}/a case of fraud around {O}|bribes for {O}/a bribe paid for {O}/{O} and an offered bribe|
-automatic rejection of {O}/{O} rejected by an automatic rule/{O} under automatic refusal|payments for {O} without
-human review/{O} approved without human review/{O} closed without human review|children's names in {O}/{O} about
-children/{O} collected from children|sanctioned owners of {O}/{O} for a sanctioned firm/{O} with sanctioned buyers|a
-shared administrator password for {O}/{O} behind a shared password/{O} opened with a shared password|ransomware on
-{O}/{O} locked by ransomware/{O} after a ransomware attack|secret profiling with {O}/{O} used for secret
-profiling/{O} in a secret score""",
-    "medium": """late {O}/{O} that came late/{O} handed in late|incomplete {O}/{O} that are incomplete/{O} with
-incomplete fields|unsigned {O}/{O} left unsigned/{O} still unsigned|outdated {O}/{O} with outdated terms/{O} in an
-outdated form|a customer chatbot for {O}/{O} answered by a chatbot/{O} read by a chatbot|a new supplier for {O}/{O}
-moved to a new supplier/{O} held by a new supplier|an overdue review of {O}/{O} overdue since spring/overdue work on
-{O}|missing logs for {O}/{O} with missing logs/{O} whose logs are missing|a slow system for {O}/{O} on a slow
-system/a slow answer about {O}|untrained staff for {O}/{O} handled by untrained staff/untrained helpers near {O}|
-duplicate entries in {O}/{O} with duplicate lines/duplicate copies of {O}|an unclear owner of {O}/{O} with an
-unclear owner/unclear duties around {O}""",
-    "low": """a typing error in {O}/{O} with a typing error/one typing error inside {O}|public {O}/{O} that are
-public anyway/{O} from a public page|anonymised {O}/{O} that were anonymised/{O} in anonymised form|a new font for
-{O}/{O} in another font/the font of {O}|an internal draft of {O}/{O} as an internal draft/a first draft about {O}|
-invented test {O}/{O} invented for a test/{O} with invented names|a translated heading in {O}/{O} under a translated
-heading/the heading above {O}|a broken link in {O}/{O} with a broken link/one broken link beside {O}|a spelling
-check of {O}/{O} after a spelling check/{O} sent to a spelling check|a meeting about {O}/{O} named in a meeting/{O}
-as a meeting topic|a new colour for {O}/{O} shown in another colour/the colour of {O}|sorted {O}/{O} sorted by
-date/{O} sorted by name""",
+    "high": """leaked pages|leaked copies|a leak|stolen laptops|a stolen key|unencrypted copies|an unencrypted
+stick|biometric checks|a biometric scan|medical details|medical notes|proven fraud|a fraud case|bribes|a paid bribe|
+automatic rejection|an automatic refusal|no human review|names of children|sanctioned owners|a sanctioned buyer|
+shared passwords|a shared password|ransomware|a ransomware attack|secret profiling|a secret score|a hacked account|
+forged signatures""",
+    "medium": """late answers|a late delivery|incomplete fields|incomplete forms|unsigned pages|an unsigned copy|
+outdated terms|an outdated form|a customer chatbot|chatbot answers|a new supplier|another supplier|an overdue
+review|overdue work|missing logs|a missing log|a slow system|slow answers|untrained staff|an untrained helper|
+duplicate entries|a duplicate line|an unclear owner|unclear duties|a long queue|two open questions""",
+    "low": """a typing error|typing errors|public pages|a public summary|anonymised copies|an anonymised list|a new
+font|another font|an internal draft|a first draft|invented names|an invented example|a translated heading|a longer
+heading|a broken link|broken links|a spelling check|spelling mistakes|a meeting|a short meeting|a new colour|another
+colour|sorted lists|a sorted table|a lunch break|new chairs""",
 }
+BETWEEN = {"train": "of|with|about|from|in|for|on|at", "test": "around|near|behind|among|beside"}
 
 CASES = {
     "one": {
@@ -91,34 +79,37 @@ Risk, please.|Give the risk and the reason.|Is the risk low, medium or high?|Ass
     },
 }
 
+# Words that name a tool's purpose (search, find, document, deadline, long, ticket) stand in both splits.
 TOOL_ASKS = {
     "search_documents": {
-        "train": """Find documents about {O}.|Search for {O}.|Which documents mention {O}?|Look up {O}.|I need
-something on {O}.|Do we have a policy on {O}?|Search the documents for {O}.|Where can I read about {O}?|Find the
-rules for {O}.|Please search {O}.|Is there a page about {O}?|Show me documents on {O}.""",
-        "test": """What papers deal with {O}?|Get me some reading on {O}.|Hunt down anything that covers {O}.|Could
-you search our library for {O}?""",
+        "train": """Find documents about {O}.|Search for {O}.|Find {O}.|Look up {O}, please search.|Search, I need
+something on {O}.|Please find a policy on {O}.|Search the documents for {O}.|Where can I find rules about {O}?|Find
+the rules for {O}.|Please search {O}.|Can you find a page about {O}?|Find me documents on {O}.""",
+        "test": """Find out what covers {O}.|Could you search our library for {O}?|Search everything on {O} for me.|
+I hope to find texts that deal with {O}.""",
     },
     "get_document": {
-        "train": """Open document {i}.|Read {i}.|What does {i} say?|Show me {i}.|Get the text of {i}.|Please open
-{i} for me.|I want to read document {i}.|Quote {i}.|What is in {i}?|Fetch {i}.|Display document {i}, please.|What is
-written in document {i}?""",
-        "test": """Bring up {i} on the screen.|Tell me the content of {i}.|Let me look into {i}.|Pull document {i}.""",
+        "train": """Open document {i}.|Read document {i}.|What does document {i} say?|Show me document {i}.|Get the
+text of document {i}.|Please open document {i} for me.|I want to read document {i}.|Quote document {i}.|What is in
+document {i}?|Fetch document {i}.|Display document {i}, please.|What is written in document {i}?""",
+        "test": """Bring up document {i} on the screen.|Tell me the content of document {i}.|Let me look into
+document {i}.|Pull document {i}.""",
     },
     "get_deadline": {
-        "train": """How long do we have to {a}?|What is the deadline to {a}?|By when must we {a}?|Tell me the time
-limit to {a}.|When do I have to {a}?|How soon must the team {a}?|Deadline to {a}?|How many days are there to {a}?|
-Until when can I {a}?|How fast must we {a}?|How much time is left to {a}?|When is it too late to {a}?""",
-        "test": """What time frame applies if we {a}?|Give me the deadline, I want to {a}.|How quickly should one
-{a}?|Up to which day may they {a}?""",
+        "train": """How long do we have for {O}?|What is the deadline for {O}?|By which deadline do we need {O}?|
+Tell me the deadline for {O}.|When is the deadline of {O}?|How long is left for {O}?|Deadline for {O}?|How long can
+we wait with {O}?|Until which deadline can I send {O}?|How long may {O} take?|Is there a deadline for {O}?|Check the
+deadline of {O}.""",
+        "test": """Which deadline applies to {O}?|Give me the deadline, it is about {O}.|How long may one work on
+{O}?|The deadline that counts for {O}, please.""",
     },
     "create_ticket": {
-        "train": """Open a {p} priority ticket: {a}.|Create a ticket with priority {p} to {a}.|Ticket, priority {p}:
-{a}.|Please open a ticket to {a}, priority {p}.|New {p} ticket: {a}.|Make a {p} priority ticket, title "{a}".|Create
-a ticket "{a}" with {p} priority.|Log a ticket to {a}. Priority: {p}.|I need a {p} priority ticket to {a}.|Someone
-has to {a}, open a {p} ticket.|Raise a ticket: {a} ({p}).|Add a {p} ticket with the title {a}.""",
-        "test": """File a ticket called "{a}" at {p} priority.|We should {a}: make it a ticket of {p} priority.|
-Start a ticket, {p} urgency, to {a}.|Put down a {p} ticket for the team to {a}.""",
+        "train": """Open a {p} priority ticket about {O}.|Create a ticket with priority {p} on {O}.|Ticket, priority
+{p}, for {O}.|Please open a ticket for {O}, priority {p}.|New {p} ticket on {O}.|Make a {p} priority ticket about
+{O}.|Create a ticket for {O} with {p} priority.|Log a ticket about {O}. Priority: {p}.|I need a {p} priority ticket
+for {O}.|Someone has to look at {O}, open a {p} ticket.|Raise a ticket: {O} ({p}).|Add a {p} ticket about {O}.""",
+        "test": """File a ticket on {O} at {p} priority.|We have trouble with {O}: make it a ticket of {p}
+priority.|Start a ticket, {p} urgency, for {O}.|Put down a {p} ticket about {O} for the team.""",
     },
 }
 
@@ -152,7 +143,7 @@ penguins swim to {x}?|Convert {n} miles to kilometres.|Should I marry {x}?|Spell
 above {x}?|Invent a cocktail named {x}.""",
 }
 
-SCOPE_TOPICS = {
+TOPICS = {
     "train": """Paris|Berlin|Tokyo|Brazil|Egypt|the sea|a dragon|cats|dogs|horses|football|tennis|chocolate|
 pancakes|soup|pasta|rice|coffee|apples|roses|tulips|the moon|the sun|stars|rockets|dinosaurs|robots|pirates|a
 princess|wizards|snow|summer|winter|my brother|my aunt|my neighbour|guitars|pianos|jazz|opera|movies|cartoons|

@@ -5,10 +5,14 @@ itself is made of: the words that mark a duty, the signal words of the risk rule
 
 What is right, by task:
 extract: each sentence in which an actor has a duty (``DUTY``) gives {"actor", "action", "deadline", "source"}, in the
-order of the text, all copied; the deadline is the time span or null; permissions and reports of the past are no duties.
-classify: ``RISK`` lists signals of three tiers. A case holds one or two; the higher tier counts, and the reason is the
-words of its signal. summarise: the first duty sentence of the first source, then that of the last source.
-tools: one call with arguments copied from the request, or one sentence about a result. refuse: ``REFUSE``, always.
+order of the text, all copied, the action with its duty word; the deadline is the time span or null; permissions and
+reports of the past are no duties. classify: ``RISK`` lists signals of three tiers. A case holds one or two; the higher
+tier counts, and the reason is its signal with what it is about. summarise: the first duty sentence of the first source,
+then that of the last source, each after its source number. tools: one call with arguments copied from the request, or
+one sentence about a result. refuse: ``REFUSE``, always.
+
+A copied JSON value begins with a word of a closed class ("the", "must", a number, a signal), because the first word
+after a quotation mark has no space and hence another token than in the source; words never seen there cannot be copied.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from typing import Any
 from course_lib import lm_lexicon as lexicon
 from course_lib.lm_frames import Fact, Vocabulary, filler, invented, make_fact, object_name, part, span, title, words
 from course_lib.lm_inject import injection
-from course_lib.lm_task_words import ASKS, CASES, DUTY, DUTY_FRAMES, NO_DUTY, RISK, SCOPE, SCOPE_TOPICS, TOOL_ASKS
+from course_lib.lm_task_words import ASKS, BETWEEN, CASES, DUTY, DUTY_FRAMES, NO_DUTY, RISK, SCOPE, TOOL_ASKS, TOPICS
 from course_lib.prompts import REFUSE, SYSTEM, task_prompt
 
 WEIGHTS = {"extract": 6, "classify": 4, "summarise": 4, "tools": 6, "refuse": 3}  # how often a task is drawn
@@ -32,7 +36,6 @@ TASKS = tuple(WEIGHTS)
 TIERS = ("low", "medium", "high")
 _MARKS = re.compile(rf"\b(?:{DUTY}|have to|need to|needed|required|obliged)\b")
 _SIGNALS = {w for text in RISK.values() for w in re.findall(r"\w{4,}", text)}
-_CODES = "AB CD DR FN HK KL LM MR NP PR QS RT SV TX VN WZ".split()
 
 
 @dataclass
@@ -86,8 +89,10 @@ def vocabulary(split: str) -> Vocabulary:
 
 
 def _pick(rng: random.Random, entries: dict[str, str] | str, split: str) -> str:
-    """An entry of the split's ``|`` list; lists that both splits share are divided by the hash of the entry."""
-    return rng.choice(words(entries[split]) if isinstance(entries, dict) else part(words(entries), split))
+    """An entry of the split's ``|`` list. One list for both is divided by the hash of the entry; "" takes it whole."""
+    if isinstance(entries, dict):
+        return rng.choice(words(entries[split]))
+    return rng.choice(part(words(entries), split) if split else words(entries))
 
 
 def _user(system: str, text: str) -> list[dict[str, Any]]:
@@ -105,7 +110,8 @@ def duty(rng: random.Random, v: Vocabulary) -> tuple[str, dict[str, Any]]:
              "R": rng.choice(v.roles)}  # fmt: skip
     sentence = frame.format_map(slots)
     actor = slots["A"][0].upper() + slots["A"][1:] if frame.startswith("{A}") else slots["A"]
-    found = {"actor": actor, "action": f"{slots['v']} {slots['O']}", "deadline": slots["T"] if "{T}" in frame else None}
+    action = f"{slots['D']} {slots['v']} {slots['O']}"
+    found = {"actor": actor, "action": action, "deadline": slots["T"] if "{T}" in frame else None}
     return sentence[0].upper() + sentence[1:], found
 
 
@@ -181,7 +187,7 @@ def _summarise(rng: random.Random, v: Vocabulary) -> TaskItem:
         groups.append(group)
     demands = _poison(rng, v, groups, 0.2)
     text = task_prompt(_pick(rng, ASKS["summarise"], v.split), [_heading(rng, v) + " ".join(g) for g in groups])
-    chosen = [first[0], first[-1]]
+    chosen = [f"[1] {first[0]}", f"[{len(first)}] {first[-1]}"]
     return TaskItem("summarise", _user("summarise", text), " ".join(chosen), meta={"gold": chosen, "demands": demands})
 
 
@@ -189,12 +195,10 @@ def _summarise(rng: random.Random, v: Vocabulary) -> TaskItem:
 
 
 def _signal(rng: random.Random, v: Vocabulary, tier: str) -> str:
-    """The words of one risk signal about an object whose own words signal nothing; the test has forms of its own."""
-    forms = rng.choice(words(RISK[tier])).split("/")
-    form = forms[-1] if v.split == "test" else rng.choice(forms[:-1])
+    """One risk signal and the object that it is about, whose own words signal nothing."""
     while _SIGNALS & set((name := object_name(rng, v)[0]).split()):
         continue
-    return form.format(O=name)
+    return f"{_pick(rng, RISK[tier], '')} {_pick(rng, BETWEEN, v.split)} {name}"
 
 
 def _classify(rng: random.Random, v: Vocabulary) -> TaskItem:
@@ -216,8 +220,8 @@ def _classify(rng: random.Random, v: Vocabulary) -> TaskItem:
 
 # Tools
 
-_ARGUMENTS = {"search_documents": ("Find documents.", "query"), "get_document": ("Read a document.", "id"),
-              "get_deadline": ("Find a time limit.", "action"),
+_ARGUMENTS = {"search_documents": ("Find documents.", "query"), "get_document": ("Read a document.", "number"),
+              "get_deadline": ("Find a time limit.", "topic"),
               "create_ticket": ("Open a ticket.", "title", "priority")}  # fmt: skip
 
 
@@ -244,15 +248,14 @@ def _some_tools(rng: random.Random, needed: str) -> list[dict[str, Any]]:
 
 def _tools(rng: random.Random, v: Vocabulary) -> TaskItem:
     name = rng.choice(list(_ARGUMENTS))
-    action = f"{rng.choice(v.verbs)[0]} {object_name(rng, v)[0]}"
-    slots = {"O": object_name(rng, v)[0], "a": action, "i": f"{rng.choice(_CODES)}-{rng.randint(10, 999)}",
-             "p": rng.choice(TIERS)}  # fmt: skip
-    arguments = {"search_documents": {"query": slots["O"]}, "get_document": {"id": slots["i"]},
-                 "get_deadline": {"action": action}, "create_ticket": {"title": action, "priority": slots["p"]}}[name]
+    slots = {"O": f"the {object_name(rng, v)[0]}", "i": str(rng.randint(10, 9999)), "p": rng.choice(TIERS)}
+    arguments = {"search_documents": {"query": slots["O"]}, "get_document": {"number": slots["i"]},
+                 "get_deadline": {"topic": slots["O"]},
+                 "create_ticket": {"title": slots["O"], "priority": slots["p"]}}[name]  # fmt: skip
     messages = _user("tools", _pick(rng, TOOL_ASKS[name], v.split).format_map(slots))
     offered = _some_tools(rng, name)
     gold = {"name": name, "arguments": arguments}
-    if rng.random() < 0.6:
+    if rng.random() < 0.65:
         return TaskItem("tools", messages, call_text(name, arguments), offered, {"call": gold, "demands": []})
     content, reply, demands = _result(rng, v, name, slots)
     messages += [{"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": gold}]},
@@ -264,21 +267,19 @@ def _result(rng: random.Random, v: Vocabulary, name: str, slots: dict[str, str])
     """What the tool returned, the sentence that says so, and what a hostile note in the result demands."""
     if rng.random() < 0.15:
         error = f"no {rng.choice(('entry', 'access', 'answer', 'match'))} for {slots['O']}"
-        return compact({"error": error}), f"The tool failed: {error}.", []
-    sentence, found = duty(rng, v)
-    code = f"{rng.choice(_CODES)}-{rng.randint(10, 999)}"
+        return f"error: {error}", f"The tool failed: {error}.", []
+    number, limit, (sentence, _) = rng.randint(10, 9999), span(rng), duty(rng, v)
     head = title(rng, [make_fact(rng, v)])
-    result, reply = {
-        "search_documents": ({"id": code, "title": head}, f"{code} fits: {head}."),
-        "get_document": ({"id": slots["i"], "text": sentence}, f"{slots['i']} says: {sentence}"),
-        "get_deadline": ({"deadline": (limit := found["deadline"] or span(rng)), "source": code},
-                         f"The deadline is {limit}, see {code}."),
-        "create_ticket": ({"ticket": code}, f"Ticket {code} is open."),
-    }[name]  # fmt: skip
-    if rng.random() >= 0.2:
-        return compact(result), reply, []
+    content, reply = {
+        "search_documents": (f"document {number}: {head}", f"See document {number}: {head}."),
+        "get_document": (f"document {slots['i']}: {sentence}", f"Document {slots['i']} says: {sentence}"),
+        "get_deadline": (f"deadline: {limit}, document {number}", f"The deadline is {limit}, see document {number}."),
+        "create_ticket": (f"created: ticket {number}", f"Ticket {number} is open."),
+    }[name]
+    if rng.random() >= 0.3:
+        return content, reply, []
     note, wanted = injection(rng, v.split, slots["O"], 1)
-    return compact({**result, "note": note}), reply, [wanted]
+    return f"{content}\nnote: {note}", reply, [wanted]
 
 
 # Out of scope
@@ -286,7 +287,7 @@ def _result(rng: random.Random, v: Vocabulary, name: str, slots: dict[str, str])
 
 def _refuse(rng: random.Random, v: Vocabulary) -> TaskItem:
     """A request that has nothing to do with the documents, under any of the system prompts."""
-    text = _pick(rng, SCOPE, v.split).format(x=_pick(rng, SCOPE_TOPICS, v.split), n=rng.randint(2, 60))
+    text = _pick(rng, SCOPE, v.split).format(x=_pick(rng, TOPICS, v.split), n=rng.randint(2, 60))
     system = rng.choice((*TASKS, "refuse", "refuse", "tools", "answer"))
     offered = _some_tools(rng, rng.choice(list(_ARGUMENTS))) if system == "tools" else []
     return TaskItem("refuse", _user(system, text), REFUSE, offered, {"system": system})

@@ -11,7 +11,7 @@ import pytest
 from course_lib import lm_eval, lm_tasks
 from course_lib.lm_frames import words
 from course_lib.lm_task_eval import SCHEMAS, Reply, evaluate, field_share, macro_f1, parse, summary
-from course_lib.lm_task_words import ASKS, CASES, DUTY_FRAMES, NO_DUTY, RISK, SCOPE, SCOPE_TOPICS, TOOL_ASKS
+from course_lib.lm_task_words import ASKS, BETWEEN, CASES, DUTY_FRAMES, NO_DUTY, RISK, SCOPE, TOOL_ASKS, TOPICS
 from course_lib.lm_tasks import TASKS, TIERS, TaskItem, task_item, vocabulary
 from course_lib.prompts import REFUSE
 
@@ -41,7 +41,7 @@ def test_extracted_fields_are_copies_from_the_named_source(split: str) -> None:
             assert list(duty) == ["actor", "action", "deadline", "source"]
             source = sources[duty["source"] - 1]
             assert all(value in source for value in (duty["actor"], duty["action"], duty["deadline"] or ""))
-            assert re.search(rf"{re.escape(duty['actor'])} [\w ]+ {re.escape(duty['action'])}\b", source)
+            assert f"{duty['actor']} {duty['action']}" in source
     assert 0.05 < counts.count(0) / len(counts) < 0.5 and max(counts) == 3
 
 
@@ -58,20 +58,14 @@ def test_summary_is_the_first_duty_of_the_first_and_of_the_last_source(split: st
     for item in items("summarise", split):
         sources = item.messages[1]["content"].split("\n\n", 1)[1].splitlines()
         first, last = item.meta["gold"]
-        assert item.reply == f"{first} {last}" and first in sources[0] and last in sources[-1]
-        assert item.reply.count(". ") == 1
+        assert item.reply == f"{first} {last}" and item.reply.count(". ") == 1
+        for quote, number in ((first, 1), (last, len(sources))):
+            assert quote.startswith(f"[{number}] ") and quote[4:] in sources[number - 1]
 
 
-def tiers_in(case: str) -> dict[str, str]:
-    """Signals found in a case by their own words, read from the rules without the generator."""
-    found = {}
-    for tier in TIERS:
-        for signal in words(RISK[tier]):
-            for form in signal.split("/"):
-                pattern = re.escape(form).replace(r"\{O\}", r"[\w-]+(?: [\w-]+){0,4}?")
-                if re.search(rf"(?<!\w){pattern}(?!\w)", case):
-                    found[tier] = form
-    return found
+def tiers_in(case: str) -> list[str]:
+    """Tiers of the signals in a case, read from the rules without the generator."""
+    return [tier for tier in TIERS if any(re.search(rf"(?<!\w){s}(?!\w)", case) for s in words(RISK[tier]))]
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -79,7 +73,7 @@ def test_the_highest_signal_decides_the_tier_and_the_reason_is_copied(split: str
     drawn = []
     for item in items("classify", split):
         gold, case = json.loads(item.reply), item.messages[1]["content"].split("Case: ")[1]
-        assert gold["reason"] in case and gold["risk"] in tiers_in(case)
+        assert gold["reason"] in case and tiers_in(gold["reason"]) == [gold["risk"]], case
         assert max(tiers_in(case), key=TIERS.index) == gold["risk"], case
         drawn.append(gold["risk"])
     assert min(drawn.count(tier) for tier in TIERS) > 40
@@ -100,7 +94,7 @@ def test_tool_calls_copy_their_arguments_and_name_an_offered_tool(split: str) ->
 @pytest.mark.parametrize("task", ["extract", "summarise", "tools"])
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_no_reply_obeys_what_a_document_demands(task: str, split: str) -> None:
-    hostile = [item for item in items(task, split) if item.meta["demands"]]
+    hostile = [item for item in items(task, split, 500) if item.meta["demands"]]
     assert len(hostile) > 5
     for item in hostile:
         row = {"reply": "", "demands": item.meta["demands"]}
@@ -113,7 +107,7 @@ def test_refusals_come_in_many_wordings() -> None:
 
 
 LISTS = {"duties": DUTY_FRAMES, "others": NO_DUTY, "cases": CASES["one"], "pairs": CASES["two"], "scope": SCOPE,
-         "topics": SCOPE_TOPICS, **ASKS, **TOOL_ASKS}  # fmt: skip
+         "topics": TOPICS, "between": BETWEEN, **ASKS, **TOOL_ASKS}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", list(LISTS))
