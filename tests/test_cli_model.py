@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from course_lib import cli, lm_card, lm_curriculum, lm_eval, lm_export, lm_real, lm_tasks
+from course_lib import cli, lm_card, lm_curriculum, lm_dpo, lm_eval, lm_export, lm_model, lm_real, lm_tasks
 from course_lib.checksums import write_checksums
 from course_lib.errors import CourseError
+from course_lib.lm_data import plain_texts
 
 FOLDER = lm_export.model_folder()
 
@@ -47,12 +48,20 @@ def test_mistakes_are_explained(words: tuple[str, ...], says: str) -> None:
         model(*words)
 
 
-def test_training_leaves_checkpoint_log_and_picture(tmp_path: Path) -> None:
-    out = model("train", "--stage", "sft", "--start", str(FOLDER / "base"), "--out", str(tmp_path / "run"), "--json",
-                "--device", "cpu", "--steps", "1", "-p", "eval_every=1", "-p", "batch_tokens=600")  # fmt: skip
-    said = json.loads(out.splitlines()[-1])
-    assert Path(said["picture"]).read_bytes().startswith(b"\x89PNG")
-    assert json.loads(Path(said["log"]).read_text().splitlines()[0])["step"] == 1
+def test_stages_leave_checkpoint_log_and_picture(tmp_path: Path) -> None:
+    from course_lib import lm_tokenizer
+
+    tokenizer = lm_tokenizer.train(plain_texts(150, 1), vocab_size=900)
+    start = tmp_path / "start"
+    lm_dpo.save(lm_model.new_model(tokenizer, width=64, layers=2, heads=2, inner=96), tokenizer, start)
+    plans = {"sft": ("-p", "eval_every=1", "-p", "batch_tokens=600"),
+             "dpo": ("-p", "items=2", "-p", "batch=2", "-p", "every=1")}  # fmt: skip
+    for stage, plan in plans.items():
+        out = model("train", "--stage", stage, "--start", str(start), "--out", str(tmp_path / stage), "--device", "cpu",
+                    "--steps", "1", *plan, "--json")  # fmt: skip
+        said = json.loads(out.splitlines()[-1])
+        assert Path(said["picture"]).read_bytes().startswith(b"\x89PNG")
+        assert json.loads(Path(said["log"]).read_text().splitlines()[0])["step"] == 1
     made = model("export", said["checkpoint"], "--to", str(tmp_path / "out"), "--kind", "q4_1")
     assert "instruct-q4_1.gguf" in made and lm_export.verify(tmp_path / "out") == []
 
