@@ -4,6 +4,8 @@ Importing what a lab needs takes ten seconds; forking a process that has importe
 ``ForkServer`` is that process. ``CourseProvisioner`` is how every Jupyter program gets a kernel from it: kernelspecs
 ``course-warm`` and ``course-sandbox`` name it (``install_kernelspecs``). A sandboxed kernel is reached over Unix
 sockets that are pinned before the first line of a learner runs. Linux only.
+
+Settings: COURSE_KERNEL_MODULES (what a shared fork server imports), COURSE_KERNEL_LINGER_S (how long it stays idle).
 """
 
 from __future__ import annotations
@@ -43,7 +45,6 @@ MODULES = tuple(
 )
 KERNELSPECS = {"course-warm": ("Python 3 (course, warm)", {"warm": True, "sandbox": False}),
                "course-sandbox": ("Python 3 (course, sandbox)", {"warm": True, "sandbox": True})}  # fmt: skip
-LINGER_S = 300.0
 START_S = 120.0
 PORTS = 5
 
@@ -51,7 +52,7 @@ PORTS = 5
 class ForkServer:
     """A process that has imported ``modules``, run nothing of them, and forks kernels. One for many kernels.
 
-    path: a socket to share with other processes; the server then outlives this one by ``LINGER_S``. Without it the
+    path: a socket to share with other processes; the server then outlives this one for a while. Without it the
     server is this object's own and ends with it. seed: PYTHONHASHSEED of all its kernels; a fork cannot change it.
     """
 
@@ -78,7 +79,7 @@ class ForkServer:
             "HOME": str(self._folder), "TMPDIR": str(self._folder), "PYTHONHASHSEED": str(self.seed),
             "MPLCONFIGDIR": str(cache_dir() / "matplotlib"), "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         }  # fmt: skip
-        linger = str(LINGER_S) if self.shared else "0"
+        linger = os.environ.get("COURSE_KERNEL_LINGER_S", "300") if self.shared else "0"
         command = [sys.executable, "-P", str(FORK), "--serve", str(self.path), linger, *self.modules]
         stdin = subprocess.DEVNULL if self.shared else subprocess.PIPE
         with open(self._folder / "log", "wb") as log:
@@ -163,11 +164,12 @@ def shared_server() -> ForkServer:
 
     from course_lib.server import runtime_dir
 
+    modules = tuple(os.environ.get("COURSE_KERNEL_MODULES", "").split()) or MODULES
     state = [(p.name, p.stat().st_mtime_ns) for p in sorted(FORK.parent.glob("*.py"))]
-    key = hashlib.sha256(repr((sys.prefix, MODULES, state)).encode()).hexdigest()[:16]
+    key = hashlib.sha256(repr((sys.prefix, modules, state)).encode()).hexdigest()[:16]
     path = runtime_dir() / f"kernels-{key}.socket"
     with FileLock(f"{path}.lock"):
-        server = ForkServer(path=path)
+        server = ForkServer(modules, path=path)
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
                 probe.connect(str(path))

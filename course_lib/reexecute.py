@@ -1,8 +1,7 @@
 """Running a learner's notebook again where it can harm nobody, and what that says about what was handed in.
 
-``Reexecution`` is the second tier of grading: the learner's own notebook, another seed, and evidence that is read from
-the files of that run by the same strict readers and the same checkers. Nothing that the learner's process says about
-itself counts.
+``Reexecution`` is the second tier of grading: the learner's own notebook, another seed, and evidence read from the files
+of that run by the same strict readers and checkers. Nothing that the learner's process says about itself counts.
 """
 
 from __future__ import annotations
@@ -87,16 +86,16 @@ class WarmSandboxedExecutor(PapermillExecutor):
 
     What the notebook wrote is copied to ``out`` after everything in the box was killed: regular files only, and never
     over the executed notebook. sandboxed=False needs unsafe=True; say ``isolation`` where results are shown. caps:
-    limits of the box. inputs: more to show in the box, read-only. server: a fork server to share.
+    limits of the box. server: a fork server to share.
     """
 
     def __init__(self, *, warm: bool = True, sandboxed: bool = True, unsafe: bool = False, caps: Caps | None = None,
-                 seed: int = 0, inputs: Mapping[str, Path] | None = None, server: ForkServer | None = None) -> None:
+                 seed: int = 0, server: ForkServer | None = None) -> None:
         super().__init__(seed=seed)
         if not sandboxed and not unsafe:
             raise UsageError("Running without a sandbox must be asked for.", fix="Pass unsafe=True as well.")
         self.warm, self.sandboxed, self.caps = warm, sandboxed, caps or Caps()
-        self.inputs, self.server = inputs, server
+        self.server = server
         self.box: Box | None = None
         self.meter: _Meter | None = None
 
@@ -118,7 +117,7 @@ class WarmSandboxedExecutor(PapermillExecutor):
             return PapermillExecutor.run(mine, notebook, parameters, limits, out, progress)
         require()
         caps = replace(self.caps, wall_s=limits.startup_s + limits.notebook_s + 15)
-        with Box(caps, self.inputs) as box:
+        with Box(caps) as box:
             mine.box, mine.meter = box, _Meter(box)
             result = PapermillExecutor.run(mine, notebook, parameters, limits, out, progress)
             refused = box.collect(Path(out), keep=(Path(notebook).name,))
@@ -239,7 +238,8 @@ def _completed(run: Execution, seed: int) -> Finding:
     if run.ok:
         return _finding("rerun.completed", Outcome.PASS, f"The notebook ran to its end with seed {seed}.", **notes)
     raised = [o for cell in nbs.read(run.path).cells for o in cell.get("outputs", []) if o.output_type == "error"]
-    stopped = run.cause or run.timed_out or not raised
+    limit = any(o.ename == "MemoryError" or "[Errno 28]" in o.evalue for o in raised)  # the box's, met inside a cell
+    stopped = run.cause or run.timed_out or limit or not raised
     return _finding("rerun.completed", Outcome.ERROR if stopped else Outcome.FAIL,
                     f"Run again with seed {seed}, the notebook did not reach its end. {run.error[:300]}", **notes)
 
@@ -247,10 +247,11 @@ def _completed(run: Execution, seed: int) -> Finding:
 def _outputs(submission: Submission, run: Execution) -> Finding:
     """What the check cells print does not depend on the seed, so what was handed in must be what they print."""
     claimed, again = _check_cells(submission.value("lab.ipynb")["cells"]), _check_cells(nbs.read(run.path).cells)
+    again = again if run.ok else {name: text for name, text in again.items() if text}  # the others were not reached
     wrong = [name for name, text in claimed.items() if text and again.get(name, text) != text]
     if wrong:
         return _finding("rerun.outputs", Outcome.FAIL, "Outputs that were handed in are not what the cells print: "
-                        + ", ".join(ascii(name) for name in wrong[:5]), flag="forged outputs")
+                        + ", ".join(map(ascii, wrong[:5])), flag="forged outputs")
     return _finding("rerun.outputs", Outcome.PASS, f"{len(claimed)} check cells print what was handed in.")
 
 

@@ -43,7 +43,10 @@ POLL_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """What everything in one box may use together. cpu_s is per process; output_bytes: what cells print and show."""
+    """What everything in one box may use together; some 10 MB of the disk hold the corpus's vectors from the start.
+
+    cpu_s is per process; output_bytes: what cells print and show.
+    """
 
     memory_bytes: int = 4 << 30
     processes: int = 256
@@ -69,7 +72,8 @@ def available() -> tuple[bool, str]:
         return False, "bubblewrap is not installed (Debian, Ubuntu: apt install bubblewrap)"
     try:
         with Box() as box:
-            box.popen(["/bin/true"]).wait(timeout=20)
+            if box.popen([sys.executable, "-c", "import course_lib.errors"]).wait(timeout=20):
+                return False, f"Python does not run inside: {box.log().strip()[-200:] or 'is it readable by everyone?'}"
     except (CourseError, OSError, subprocess.SubprocessError) as error:
         return False, f"bubblewrap cannot make its namespaces here: {str(error).splitlines()[0]}"
     return True, ""
@@ -86,12 +90,11 @@ def require() -> None:
 class Box:
     """One sandbox, from ``with`` to the end of the block. ``cause`` says which limit ended it, else it is empty.
 
-    inputs: further files or folders to show, read-only: place inside -> path outside. Raises ExecutionError when
-    bubblewrap cannot build the namespaces.
+    Raises ExecutionError when bubblewrap cannot build the namespaces.
     """
 
-    def __init__(self, caps: Caps | None = None, inputs: Mapping[str, Path] | None = None) -> None:
-        self.caps, self.inputs, self.cause = caps or Caps(), dict(inputs or {}), ""
+    def __init__(self, caps: Caps | None = None) -> None:
+        self.caps, self.cause = caps or Caps(), ""
         self._fds: list[int] = []
         self._checked = 0.0
 
@@ -123,7 +126,7 @@ class Box:
             shutil.which("bwrap") or "bwrap", "--userns", str(space), "--unshare-pid", "--unshare-net", "--unshare-ipc",
             "--unshare-uts", "--unshare-cgroup-try", "--die-with-parent", "--new-session", "--hostname", "sandbox",
             "--clearenv", "--cap-drop", "ALL", "--uid", user, "--gid", user, "--info-fd", str(info),
-            *arguments(self.inputs), "--proc", "/proc", "--dev", "/dev", *tmpfs, str(64 << 20), "--tmpfs", "/dev/shm",
+            *arguments(), "--proc", "/proc", "--dev", "/dev", *tmpfs, str(64 << 20), "--tmpfs", "/dev/shm",
             *tmpfs, str(self.caps.disk_bytes), "--tmpfs", HOME, *(part for folder in folders for part in folder),
             "--symlink", f"{HOME}/tmp", "/tmp", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/",
             "/bin/sh", "-c", f"cd {HOME}/.cache && mkdir -m 777 llm-course && cd llm-course && umask 0 && "

@@ -50,7 +50,10 @@ def stage() -> Path:
     (top / "passwd").write_text(f"learner:x:{USER}:{USER}::{HOME}:/bin/sh\nroot:x:0:0::/:/bin/false\n")
     with tarfile.open(top / "vectors.tar", "w") as archive:
         for path, name in _vectors():
-            archive.add(path, name, filter=lambda entry: entry.replace(mode=0o666, deep=False))
+            entry = archive.gettarinfo(path, name)
+            entry.mode = 0o666
+            with path.open("rb") as stream:
+                archive.addfile(entry, stream)
     for path in (top, *top.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     return top
@@ -73,7 +76,7 @@ def _vectors() -> Iterator[tuple[Path, str]]:
             yield path, path.relative_to(cache_dir()).as_posix()
 
 
-def arguments(inputs: Mapping[str, Path]) -> list[str]:
+def arguments() -> list[str]:
     """bubblewrap's arguments for all that can be read: destination after destination, parents first."""
     from course_lib.catalog import repo_root
 
@@ -90,7 +93,6 @@ def arguments(inputs: Mapping[str, Path]) -> list[str]:
     shown |= {str(path): str(top / "empty") for path in sorted((root / "data/models").glob("*/*"))
               if path.is_dir() and path.name in ("evals", "data", "runs")}  # fmt: skip
     shown |= {f"{root}/notebooks": str(top / "empty"), "/run/vectors.tar": str(top / "vectors.tar")}
-    shown |= {place: str(Path(path).resolve()) for place, path in inputs.items()}
     made, found = {"/"}, []
     for place, source in shown.items():
         for parent in [*reversed(Path(place).parents)]:
