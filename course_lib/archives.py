@@ -122,6 +122,8 @@ def safe_name(name: str, depth: int) -> str | None:
 
 
 def _zip(raw: bytes, limits: Limits) -> Iterator[Member]:
+    if raw.count(b"PK\x01\x02") > 2 * limits.files:  # before a directory of half a million entries is built
+        raise refused("the archive", f"it holds more than {limits.files} entries")
     with zipfile.ZipFile(io.BytesIO(raw)) as archive:
         for info in archive.infolist():
             yield info.orig_filename, _zip_member(archive, info), info.file_size

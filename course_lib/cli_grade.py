@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +22,7 @@ def grade(
     module: Annotated[str, typer.Option("--module", "-m", help="Which lab's rubric.")] = "06",
     out: Annotated[Path, typer.Option(help="Folder of the gradebook.")] = Path("build/gradebook"),
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+    scheduler: Annotated[str, typer.Option(help="Dask scheduler, such as tcp://host:8786, or local.")] = "",
     policy: Annotated[Path | None, typer.Option(help="YAML: due dates, lateness, extensions, retries, drops.")] = None,
     execute: Annotated[bool, typer.Option("--execute", help="Run each notebook again, in a sandbox.")] = False,
     no_sandbox: Annotated[bool, typer.Option("--unsafe-no-sandbox", help="With --execute, where there is no sandbox: "
@@ -49,8 +50,9 @@ def grade(
     if not entries:
         raise UsageError("There is no submission here.", where=" ".join(map(str, submissions)),
                          fix="Name the folder that holds one folder or archive per learner.")  # fmt: skip
-    options = Options(workers, regrade, commit or not regrade, load_policy(policy))
-    with _shown(json) as on_event:
+    rules = load_policy(policy)
+    with _shown(json) as on_event, _mapper(scheduler, workers) as mapper:
+        options = Options(workers, regrade, commit or not regrade, rules, mapper)
         _import(out, reviews, suggestions, gold, on_event)
         run = grade_cohort(entries, grader, out, options, on_event)
     signed = _certify(run.book, certificates, issuer, out) if run.committed and certificates else []
@@ -94,6 +96,14 @@ def _check_options(journal: Path, resume: bool, regrade: bool, commit: bool, sug
     if (suggestions is None) != (gold is None):
         raise UsageError("--suggestions and --gold belong together.",
                          fix="The gold set says whether the judge may make suggestions.")
+
+
+def _mapper(scheduler: str, workers: int) -> AbstractContextManager[Any]:
+    if not scheduler:
+        return nullcontext()
+    from course_lib.dask_map import dask_mapper
+
+    return dask_mapper(scheduler, workers)
 
 
 def _reexecution(execute: bool, no_sandbox: bool) -> Any:

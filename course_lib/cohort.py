@@ -122,13 +122,15 @@ def written(submission: Submission, folder: Path) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One tier of one submission. digest: what the parent read; a worker that reads something else refuses."""
+    """One tier of one submission. digest: what the parent read; a worker that reads something else refuses.
+    files: the content itself, for a worker on another machine."""
 
     entry: Entry
     digest: str
     tier: str
     key: str
     grader: Grader
+    files: tuple[tuple[str, bytes], ...] | None = None
 
 
 def grade_task(task: Task) -> dict[str, Any]:
@@ -136,7 +138,7 @@ def grade_task(task: Task) -> dict[str, Any]:
     from course_lib.similarity import fingerprint
 
     start = time.perf_counter()
-    submission = read_entry(task.entry)
+    submission = read_entry(task.entry) if task.files is None else Submission(task.entry.learner, dict(task.files))
     if submission.digest() != task.digest:
         raise ArtifactError("The submission changed while it was graded.", where=task.entry.source, fix="Grade again.")
     findings = [asdict(finding) for finding in task.grader.grade(submission, task.tier)]
@@ -280,7 +282,7 @@ def _keep(journal: Journal, task: Task, result: dict[str, Any] | Crash, out: Pat
 
 
 def _different(old: Mapping[str, Mapping[str, str]], new: Mapping[str, Mapping[str, str]]) -> str:
-    names = {name for tier in {*old, *new} for name in {*old.get(tier, {}), *new.get(tier, {})}
-             if old.get(tier, {}).get(name) != new.get(tier, {}).get(name)}  # fmt: skip
+    names = {name for tier in {*old} & {*new} for name in {*old[tier], *new[tier]}
+             if old[tier].get(name) != new[tier].get(name)}  # fmt: skip
     names |= {"set of tiers"} if set(old) != set(new) else set()
     return " and ".join(sorted(names))

@@ -21,7 +21,7 @@ from course_lib.submission import Submission
 HIDDEN_ORDER = ("cross_tenant", "restricted", "stale", "injection", "article", "paraphrase", "unanswerable")
 HIDDEN_PROBES = 200
 PRESENTATION = frozenset(
-    "bookpages certificates cli cli_grade cohort doctor exercises exports figures gradebook journal measurements "
+    "bookpages certificates cli cli_grade cohort dask_map doctor exercises exports figures gradebook journal measurements "
     "nblint policy progress quizzes report reviews trl_cpu widgets workers".split()
 )
 EXECUTION = frozenset("execute kernel_fork kernels reexecute sandbox serve server".split())

@@ -134,6 +134,8 @@ def test_a_regrade_is_shown_before_it_is_written(tmp_path: Path) -> None:
     harder = kit.CheapGrader(version="2", harder=("rag.hit_rate",))
     with pytest.raises(UsageError, match="another grader"):
         kit.grade(subs, tmp_path / "book", harder)
+    with pytest.raises(UsageError, match="another set of tiers"):
+        kit.grade(subs, tmp_path / "book", kit.CheapGrader(tiers=("static", "executed")))
     shown = kit.grade(subs, tmp_path / "book", harder, regrade=True, commit=False)
     assert kit.derived(tmp_path / "book") == before and not shown.committed and shown.graded == 6
     old = rows(kit.grade(subs, tmp_path / "book").book)
