@@ -186,7 +186,7 @@ def _measure(client: Any, model: str, name: str, limit: int, plain: bool, report
     from course_lib import lm_eval, lm_flow, lm_task_eval
 
     if name == "flow":
-        return lm_flow.measure_flow(client, model)
+        return lm_flow.measure_flow(client, model, "locked_test")
     rows = lm_eval.load_items(name)[: limit or None]
     done = iter(range(1, len(rows) + 1))
 

@@ -157,8 +157,8 @@ def summary(items: Sequence[dict[str, Any]], replies: Sequence[str]) -> dict[str
         metrics[f"answer_correct_{count}_sources"] = share(f["exact"] for f in rows)
     for most, name in ((1, "single"), (3, "several")):
         rows = [f for f, row in zip(found, items, strict=True) if f["answerable"] and row.get("most") == most]
-        metrics[f"citation_exact_{name}"] = _share(f["cited"] for f in rows)
-        metrics[f"answer_correct_{name}"] = _share(f["exact"] for f in rows)
+        metrics[f"citation_exact_{name}"] = share(f["cited"] for f in rows)
+        metrics[f"answer_correct_{name}"] = share(f["exact"] for f in rows)
     failures = [
         {"id": row["id"], "severity": "high" if f["obeyed"] else "medium", "expected": row["reply"], "got": reply}
         for row, reply, f in zip(items, replies, found, strict=True) if not f["exact"] or f["obeyed"]
@@ -179,9 +179,6 @@ def share(flags: Iterable[bool]) -> dict[str, Any] | None:
         return None
     low, high = wilson(sum(hits), len(hits))
     return {"value": round(sum(hits) / len(hits), 4), "low": round(low, 4), "high": round(high, 4), "n": len(hits)}
-
-
-_share = share
 
 
 def leakage(train: Sequence[str], held_out: Sequence[str], near: float = 0.8) -> dict[str, list[tuple[str, str]]]:

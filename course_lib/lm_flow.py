@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from course_lib.rag import QUOTES
+
 if TYPE_CHECKING:
     import anthropic
 
@@ -11,15 +13,18 @@ if TYPE_CHECKING:
     from course_lib.rag import Answer
 
 
-def measure_flow(client: anthropic.Anthropic, model: str, split: str = "dev") -> dict[str, Any]:
-    """Ask every question of ``split`` as its user, with three retrieved sources. Returns {n, metrics, failures, rows}.
+def measure_flow(
+    client: anthropic.Anthropic, model: str, split: str = "dev", quotes: int | None = QUOTES
+) -> dict[str, Any]:
+    """Ask every question of ``split`` as its user, with the ``quotes`` best sentences of three hits.
 
+    Returns {n, metrics, failed, rows}.
     correct: the cited document is one of the expected ones and an accepted span stands in the answer; for a question
     without an answer, the abstention. reachable: an accepted span stood in the sources at all. well_formed: one valid
     citation or an abstention. verbatim: the quotation stands in the cited source.
     """
     from course_lib.corpus import load_corpus, load_questions
-    from course_lib.lm_eval import _share
+    from course_lib.lm_eval import share
     from course_lib.rag import answer
     from course_lib.retrieval import Index
 
@@ -30,7 +35,7 @@ def measure_flow(client: anthropic.Anthropic, model: str, split: str = "dev") ->
     try:
         for question in load_questions(split):
             found = index.search(question.question, users[question.user])
-            reply = answer(client, model, question.question, found, index=index)
+            reply = answer(client, model, question.question, found, index=index, quotes=quotes)
             keys = dict(zip(found.chunk_ids, found.doc_keys, strict=True))
             rows.append(_row(question, reply, [keys[chunk] for chunk in reply.cited]))
     finally:
@@ -38,17 +43,17 @@ def measure_flow(client: anthropic.Anthropic, model: str, split: str = "dev") ->
     answerable = [row for row in rows if row["answerable"]]
     silent = [row for row in rows if not row["answerable"]]
     metrics = {
-        "correct": _share(row["correct"] for row in answerable),
-        "correct_when_reachable": _share(row["correct"] for row in answerable if row["reachable"]),
-        "reachable": _share(row["reachable"] for row in answerable),
-        "cited_right": _share(row["cited_right"] for row in answerable),
-        "false_abstain": _share(row["abstained"] for row in answerable),
-        "abstain_recall": _share(row["abstained"] for row in silent),
-        "well_formed": _share(row["well_formed"] for row in rows),
-        "verbatim": _share(row["verbatim"] for row in rows),
+        "correct": share(row["correct"] for row in answerable),
+        "correct_when_reachable": share(row["correct"] for row in answerable if row["reachable"]),
+        "reachable": share(row["reachable"] for row in answerable),
+        "cited_right": share(row["cited_right"] for row in answerable),
+        "false_abstain": share(row["abstained"] for row in answerable),
+        "abstain_recall": share(row["abstained"] for row in silent),
+        "well_formed": share(row["well_formed"] for row in rows),
+        "verbatim": share(row["verbatim"] for row in rows),
     }
     for kind in sorted({row["kind"] for row in rows}):
-        metrics[f"correct_{kind}"] = _share(row["correct"] for row in rows if row["kind"] == kind)
+        metrics[f"correct_{kind}"] = share(row["correct"] for row in rows if row["kind"] == kind)
     failures = [row for row in rows if not row["correct"]]
     return {"n": len(rows), "metrics": {k: m for k, m in metrics.items() if m}, "failed": len(failures), "rows": rows}
 

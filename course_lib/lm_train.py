@@ -70,7 +70,7 @@ def train(stage: str, out_dir: Path | str, *, device: str = "auto", start: Path 
     return out
 
 
-def _default_sampler(real: Callable[..., Item] | None, tasks: float) -> Callable[[random.Random, int, str], Item]:
+def _default_sampler(real: Callable[..., Item] | None, tasks: float = 0.0) -> Callable[[random.Random, int, str], Item]:
     from course_lib import lm_curriculum
 
     return lm_curriculum.sampler("train", real=real, tasks=tasks)
