@@ -40,12 +40,12 @@ from course_lib.sandbox_view import HOME, environment
 
 MODULES = tuple(
     "ipykernel.kernelapp ipykernel.ipkernel ipywidgets numpy pandas matplotlib.pyplot sklearn.metrics torch"
-    " transformers sentence_transformers transformers.models.bert.modeling_bert chromadb.api.client anthropic"
+    " transformers trl sentence_transformers transformers.models.bert.modeling_bert chromadb.api.client anthropic"
     " xllamacpp bm25s course_lib.models course_lib.rag course_lib.retrieval course_lib.corpus".split()
 )
 KERNELSPECS = {"course-warm": ("Python 3 (course, warm)", {"warm": True, "sandbox": False}),
                "course-sandbox": ("Python 3 (course, sandbox)", {"warm": True, "sandbox": True})}  # fmt: skip
-START_S = 120.0
+START_S = 600.0
 PORTS = 5
 
 
@@ -70,7 +70,7 @@ class ForkServer:
         self.close()
 
     def start(self) -> None:
-        """Import everything, some ten seconds. Raises ExecutionError with the reason when an import fails."""
+        """Import everything, ten seconds on a quiet machine. Raises ExecutionError when an import fails."""
         from course_lib.embeddings import cache_dir
 
         self._owner, self._folder = os.getpid(), Path(tempfile.mkdtemp(prefix="course-fork-"))

@@ -1,7 +1,7 @@
 """Running a learner's notebook again where it can harm nobody, and what that says about what was handed in.
 
-``Reexecution`` is the second tier of grading: the learner's own notebook, another seed, and evidence read from the files
-of that run by the same strict readers and checkers. Nothing that the learner's process says about itself counts.
+``Reexecution`` is the second tier of grading: the learner's own notebook, another seed, and evidence read from the
+files of that run by the same strict readers and checkers. Nothing that the learner's process says of itself counts.
 """
 
 from __future__ import annotations
@@ -126,10 +126,9 @@ class WarmSandboxedExecutor(PapermillExecutor):
             notes += [f"{box.outward()} packets tried to leave the sandbox"] if box.outward() else []
             if result.timed_out:
                 box.cause = box.cause or "time"
-        result = replace(result, notes=tuple(notes), cause=box.cause)
         if box.cause:
-            return replace(result, ok=False, error=f"The run was stopped: {box.why()}. {result.error}".strip())
-        return result
+            result = replace(result, ok=False, error=f"The run was stopped: {box.why()}. {result.error}".strip())
+        return replace(result, notes=tuple(notes), cause=box.cause)
 
     def client_options(self) -> dict[str, Any]:
         return {"shutdown_kernel": "immediate"} if self.box is not None else {}
@@ -250,8 +249,8 @@ def _outputs(submission: Submission, run: Execution) -> Finding:
     again = again if run.ok else {name: text for name, text in again.items() if text}  # the others were not reached
     wrong = [name for name, text in claimed.items() if text and again.get(name, text) != text]
     if wrong:
-        return _finding("rerun.outputs", Outcome.FAIL, "Outputs that were handed in are not what the cells print: "
-                        + ", ".join(map(ascii, wrong[:5])), flag="forged outputs")
+        what = f"Outputs that were handed in are not what the cells print: {', '.join(map(ascii, wrong[:5]))}"
+        return _finding("rerun.outputs", Outcome.FAIL, what, flag="forged outputs")
     return _finding("rerun.outputs", Outcome.PASS, f"{len(claimed)} check cells print what was handed in.")
 
 
