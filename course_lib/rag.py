@@ -35,7 +35,7 @@ __all__ = [
 ]  # fmt: skip
 
 MAX_SOURCES = 3
-QUOTES = 5  # sentences shown to a small model as sources of their own; chosen on the dev questions
+QUOTES = 3  # sentences shown to a small model as sources of their own; chosen on the dev questions
 LEXICAL_SHARE = 0.35
 
 
