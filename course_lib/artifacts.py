@@ -61,11 +61,13 @@ class RagCase(Artifact):
 
 
 class RagRow(Artifact):
-    """rag_eval_rows.jsonl. retrieved: chunk ids in rank order; sources: texts shown to the model, in the same order."""
+    """rag_eval_rows.jsonl. retrieved: chunk ids in rank order; sources: texts shown to the model; source_ids: the chunk
+    of each, among the retrieved ones. Without source_ids the sources are in the order of ``retrieved``."""
 
     id: Name
     retrieved: Ids
     sources: Annotated[list[Text], Field(max_length=10)]
+    source_ids: Ids | None = None
     answer: Text
     citation_numbers: Annotated[list[int], Field(max_length=50)]
     cited: Ids

@@ -172,7 +172,7 @@ def _scrub(value: Any, doc_key: str, quote: re.Pattern[str] | None) -> Any:
     def of_document(item: Any) -> bool:
         return isinstance(item, str) and (item == doc_key or item.startswith(f"{doc_key}#"))
 
-    retrieved, sources = row.get("retrieved"), row.get("sources")
+    retrieved, sources = row.get("source_ids") or row.get("retrieved"), row.get("sources")
     if isinstance(retrieved, list) and isinstance(sources, list) and len(retrieved) >= len(sources):
         pairs = zip(retrieved, sources, strict=False)
         row["sources"] = [REDACTED if of_document(name) else source for name, source in pairs]

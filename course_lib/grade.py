@@ -21,10 +21,10 @@ from course_lib.submission import Submission
 HIDDEN_ORDER = ("cross_tenant", "restricted", "stale", "injection", "article", "paraphrase", "unanswerable")
 HIDDEN_PROBES = 200
 PRESENTATION = frozenset(
-    "bookpages certificates cli cli_grade cohort dask_map doctor exercises exports figures gradebook journal measurements "
-    "nblint policy progress quizzes report reviews trl_cpu widgets workers".split()
+    "bookpages certificates cli cli_grade cohort dask_map doctor exercises exports figures gradebook journal "
+    "measurements nblint policy progress quizzes report reviews trl_cpu widgets workers".split()
 )
-EXECUTION = frozenset("execute kernel_fork kernels reexecute sandbox serve server".split())
+EXECUTION = frozenset("execute kernel_fork kernels reexecute sandbox sandbox_view serve server".split())
 LIBRARIES = "bm25s chromadb numpy pydantic PyYAML scipy sentence-transformers torch transformers".split()
 
 

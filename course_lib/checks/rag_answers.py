@@ -33,6 +33,11 @@ class Judged:
         return missed or bool(self.reasons) or self.abstained == self.pair.answerable
 
 
+def origins(row: RagRow) -> list[str]:
+    """The chunk of each source: as the row says, else in the order of what was retrieved."""
+    return list(row.retrieved if row.source_ids is None else row.source_ids)
+
+
 def judge(pair: Pair, config: RagConfig, context: Context) -> Judged:
     """Abstention, citation numbers, permissions and quoted words, from the answer's text alone and not from claims."""
     from course_lib.rag import Answer, check_citations, is_abstention, parse_citations
@@ -41,8 +46,9 @@ def judge(pair: Pair, config: RagConfig, context: Context) -> Judged:
     if is_abstention(row.answer):
         return Judged(pair, True, ())
     found = context.search(config, pair.case.user, pair.case.question)
-    numbers = parse_citations(row.answer, min(len(row.sources), len(row.retrieved)))
-    cited = tuple(row.retrieved[number - 1] for number in numbers.valid)
+    shown = origins(row)
+    numbers = parse_citations(row.answer, min(len(row.sources), len(shown)))
+    cited = tuple(shown[number - 1] for number in numbers.valid)
     answer = Answer(row.answer, cited, numbers.valid, False, tuple(row.sources), found.chunk_ids,
                     invalid_citations=numbers.invalid)  # fmt: skip
     reasons = list(check_citations(answer, context.index(config), context.user(pair.case.user)).reasons)
@@ -88,10 +94,11 @@ def check_citations(submission: Submission, context: Context) -> list[Finding]:
 
 
 def _shown(row: RagRow, chunks: dict[str, Chunk], deleted: str) -> str:
-    if len(row.sources) > len(row.retrieved):
-        return f"{len(row.sources)} sources for {len(row.retrieved)} retrieved chunks"
-    for number, (source, name) in enumerate(zip(row.sources, row.retrieved, strict=False), 1):
-        if name not in chunks or not stands_in(source, chunks[name], deleted):
+    shown = origins(row)
+    if len(row.sources) > len(shown) or (row.source_ids is not None and len(row.sources) != len(shown)):
+        return f"{len(row.sources)} sources for {len(shown)} chunks"
+    for number, (source, name) in enumerate(zip(row.sources, shown, strict=False), 1):
+        if name not in row.retrieved or name not in chunks or not stands_in(source, chunks[name], deleted):
             return f"source {number} is not from {short(name)}"
     return ""
 
