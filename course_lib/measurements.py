@@ -218,7 +218,45 @@ def course_lm() -> Iterator[str]:
     yield f"agreement {same['value']:.4f}, {pace['tokens_per_s']:.0f} tokens/s, LoRA {lora['seconds']:.0f} s, {gain}"
 
 
+def grader() -> Iterator[str]:
+    """The cohort grader: kernel starts, 300 submissions, 50 kills, and the attacks of the adversarial tests."""
+    import json
+    from xml.etree import ElementTree
+
+    from course_lib.catalog import repo_root
+
+    command, root = "course figures --measure --only grader", repo_root()
+    for script, figures in (
+        ("kernel_start.py", (
+            ("kernel_start_cold_p50_s", "s", "A kernel with the heavy imports, started cold, median"),
+            ("kernel_start_warm_sandboxed_p50_s", "s", "The same, forked warm into a sandbox, median"))),
+        ("cohort.py", (
+            ("static_300_s", "s", "Static grading of 300 submissions of lab 06, 2 workers"),
+            ("rerun_200_s", "s", "200 unchanged submissions graded again"),
+            ("kill_points", "count", "Random kills of a run of 40 submissions, each resumed"),
+            ("kill_mismatches", "count", "Gradebooks that differ after kill and resume"))),
+    ):  # fmt: skip
+        done = subprocess.run([sys.executable, f"tests/benchmarks/{script}"], cwd=root, capture_output=True, text=True)
+        if done.returncode:
+            yield f"grader: {script} failed: {done.stderr[-300:]}"
+            continue
+        found = json.loads(done.stdout)
+        for name, unit, title in figures:
+            record(name, found[name], unit, command=command, title=title)
+            yield f"{name} {found[name]}"
+        if "ratio" in found:
+            record("kernel_start_ratio", found["ratio"], "times", command=command, title="Cold start over warm start")
+    report = root / "build" / "adversarial.xml"
+    subprocess.run([sys.executable, "-m", "pytest", "-q", "tests/adversarial", f"--junitxml={report}"], cwd=root)
+    suite = ElementTree.parse(report).getroot()[0].attrib
+    tried = int(suite["tests"]) - int(suite["skipped"])
+    contained = tried - int(suite["failures"]) - int(suite["errors"])
+    record("attacks_tried", tried, "count", command=command, title="Attacks on the sandbox that the tests try")
+    record("attacks_contained", contained, "count", command=command, title="Attacks contained")
+    yield f"attacks {contained} of {tried} contained"
+
+
 GROUPS: dict[str, Callable[[], Iterator[str]]] = {
     "setup": setup, "command_line": command_line, "retrieval": retrieval, "access": access, "answers": answers,
-    "course": course, "course_lm": course_lm,
+    "course": course, "course_lm": course_lm, "grader": grader,
 }

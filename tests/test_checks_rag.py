@@ -353,6 +353,18 @@ def test_text_made_to_be_slow_is_read_in_time(copy: Path) -> None:
     assert "stopped with" not in report.to_json()
 
 
+def test_rows_may_name_the_chunk_of_each_source(copy: Path) -> None:
+    def name(row: dict) -> None:
+        row["source_ids"] = row["retrieved"][: len(row["sources"])]
+    for number in range(len(rows(copy, "rag_eval_rows.jsonl"))):
+        edit_row(copy, "rag_eval_rows.jsonl", number, name)
+    assert problems(copy) == {}
+    for wrong in ([], ["crr-liquidity@1#00"]):  # one source without a chunk, then with one that was not retrieved
+        edit_row(copy, "rag_eval_rows.jsonl", answered(copy),
+                 lambda row, wrong=wrong: row.update(source_ids=row["retrieved"][: len(row["sources"]) - 1] + wrong))
+        assert "rag.sources_shown" in problems(copy)
+
+
 def test_two_gradings_are_equal_byte_for_byte(copy: Path) -> None:
     assert grade_submission(copy).to_json() == grade_submission(copy).to_json()
 
