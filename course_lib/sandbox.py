@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from course_lib.errors import CourseError, ExecutionError
-from course_lib.sandbox_view import HOME, USER, arguments, copy_tree, environment
+from course_lib.sandbox_view import HOME, USER, arguments, below_tmp, copy_tree, environment
 
 OUT = f"{HOME}/out"
 OUTER_USER = 64999  # when we are root: a user of no account, whom the kernel does hold to a limit of processes
@@ -122,13 +122,15 @@ class Box:
         """bubblewrap, holding everything open with a shell that waits for the end of its input."""
         user, tmpfs = "0" if os.getuid() == 0 else str(USER), ("--perms", "0777", "--size")
         folders = [("--perms", "0777", "--dir", f"{HOME}/{name}") for name in ("out", "tmp", "run", ".cache")]
+        disk = (*tmpfs, str(self.caps.disk_bytes), "--tmpfs")
         return [
             shutil.which("bwrap") or "bwrap", "--userns", str(space), "--unshare-pid", "--unshare-net", "--unshare-ipc",
             "--unshare-uts", "--unshare-cgroup-try", "--die-with-parent", "--new-session", "--hostname", "sandbox",
             "--clearenv", "--cap-drop", "ALL", "--uid", user, "--gid", user, "--info-fd", str(info),
-            *arguments(), "--proc", "/proc", "--dev", "/dev", *tmpfs, str(64 << 20), "--tmpfs", "/dev/shm",
-            *tmpfs, str(self.caps.disk_bytes), "--tmpfs", HOME, *(part for folder in folders for part in folder),
-            "--symlink", f"{HOME}/tmp", "/tmp", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/",
+            *([*disk, "/tmp"] if below_tmp() else []), *arguments(), "--proc", "/proc", "--dev", "/dev",
+            *tmpfs, str(64 << 20), "--tmpfs", "/dev/shm", *disk, HOME, *(part for f in folders for part in f),
+            *([] if below_tmp() else ["--symlink", f"{HOME}/tmp", "/tmp"]),
+            "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/",
             "/bin/sh", "-c", f"cd {HOME}/.cache && mkdir -m 777 llm-course && cd llm-course && umask 0 && "
             "tar -xpf /run/vectors.tar; cd /; echo; exec cat >/dev/null",
         ]  # fmt: skip
@@ -137,10 +139,10 @@ class Box:
         self.pid, self.pidfd = pid, os.pidfd_open(pid)
         self.namespaces = sum(flag for name, flag in NAMESPACES.items()
                               if os.readlink(f"/proc/{pid}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}"))
-        self._out, self._home, self._shm = (os.open(self.path(p), os.O_RDONLY | os.O_DIRECTORY)
-                                            for p in (OUT, HOME, "/dev/shm"))
+        disks = (HOME, "/dev/shm", "/tmp") if below_tmp() else (HOME, "/dev/shm")
+        self._out, *self._disks = (os.open(self.path(p), os.O_RDONLY | os.O_DIRECTORY) for p in (OUT, *disks))
         self._snmp = os.open(f"/proc/{pid}/net/snmp", os.O_RDONLY)
-        self._fds += [self.pidfd, self._out, self._home, self._shm, self._snmp]
+        self._fds += [self.pidfd, self._out, *self._disks, self._snmp]
         self._deadline = time.monotonic() + self.caps.wall_s
         self._made = self._files()
         self._done = threading.Event()
@@ -170,7 +172,7 @@ class Box:
     def log(self) -> str:
         """The end of what the kernel's process wrote to its own output, for a person. Never trusted."""
         with contextlib.suppress(OSError):
-            handle = os.open("run/log", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self._home)
+            handle = os.open("run/log", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self._disks[0])
             with os.fdopen(handle, "rb") as stream:
                 stream.seek(max(0, os.fstat(handle).st_size - 2000))
                 return stream.read(2000).decode(errors="replace")
@@ -217,7 +219,7 @@ class Box:
         return counts["Ip:", "OutNoRoutes"] + counts["Udp:", "NoPorts"]
 
     def _files(self) -> int:
-        return sum(disk.f_files - disk.f_ffree for disk in map(os.fstatvfs, (self._home, self._shm)))
+        return sum(disk.f_files - disk.f_ffree for disk in map(os.fstatvfs, self._disks))
 
     def _watch(self) -> None:
         while not self._done.wait(POLL_S):
@@ -232,7 +234,7 @@ class Box:
     def _over(self) -> str:
         if time.monotonic() > self._deadline:
             return "time"
-        disks = [os.fstatvfs(handle) for handle in (self._home, self._shm)]
+        disks = list(map(os.fstatvfs, self._disks))
         if self._files() - self._made > self.caps.files:
             return "files"
         proc = self.path("/proc")

@@ -76,6 +76,11 @@ def _vectors() -> Iterator[tuple[Path, str]]:
             yield path, path.relative_to(cache_dir()).as_posix()
 
 
+def below_tmp() -> bool:
+    """Whether the course or its Python lies below /tmp, which then is a disk of its own instead of a link to HOME."""
+    return any(path.startswith("/tmp/") for path in (sys.base_prefix, sys.prefix, str(Path(__file__).parent)))
+
+
 def arguments() -> list[str]:
     """bubblewrap's arguments for all that can be read: destination after destination, parents first."""
     from course_lib.catalog import repo_root

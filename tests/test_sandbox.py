@@ -130,8 +130,8 @@ def test_a_box_ends_with_the_process_that_made_it() -> None:
 def test_two_boxes_do_not_see_each_other() -> None:
     with Box() as one, Box() as two:
         python(one, "import time\nopen('/tmp/mine', 'w').write('1')")
-        status, said = python(two, "import os\nprint(os.listdir('/tmp'))\nprint(os.listdir('.') == [])")
-    assert (status, said) == (0, "[]\nTrue\n")
+        status, said = python(two, "import os\nprint('mine' in os.listdir('/tmp'))\nprint(os.listdir('.') == [])")
+    assert (status, said) == (0, "False\nTrue\n")
     assert one.cause == two.cause == ""
 
 
