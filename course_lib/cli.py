@@ -91,7 +91,7 @@ def run(modules: Modules = None,
     names = modules or ([m.code for m in catalog.MODULES if m.labs] if all_labs else [])
     if not names:
         raise UsageError("Which lab?", fix="course run 06, or course run --all")
-    parameters = dict(_parameter(text) for text in parameter or [])
+    parameters = dict(cli_model.setting(text, "seed=7") for text in parameter or [])
     results = [_run_one(name, notebook, parameters, out, limit, quiet=json) for name in names]
     rows = [_grade_folder(Path(r["folder"]), r["module"], out / "report") for r in results if grade_too and r["ok"]]
     _show_runs(results, rows, out, json)
@@ -278,16 +278,6 @@ def _lab(name: str) -> Path:
         raise UsageError(f"Module {module.code} has no lab yet." if module.lab else f"Module {module.code} has no lab.",
                          fix="Labs that exist: " + ", ".join(m.code for m in catalog.MODULES if m.labs))
     return module.labs[0]
-
-
-def _parameter(text: str) -> tuple[str, Any]:
-    name, sign, value = text.partition("=")
-    if not sign:
-        raise UsageError(f"-p {text!r} is not NAME=VALUE.", fix="-p seed=7")
-    try:
-        return name, jsonlib.loads(value)
-    except ValueError:
-        return name, value
 
 
 def _verdict(report: Any) -> str:

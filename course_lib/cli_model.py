@@ -37,7 +37,7 @@ def train(
         raise UsageError(f"unknown stage {stage!r}", fix="use pretrain, sft or dpo")
     if stage != "pretrain" and start is None:
         raise UsageError(f"stage {stage} needs a checkpoint", fix="course model train --start FOLDER, from pretrain")
-    settings = dict(_setting(text) for text in parameter or [])
+    settings = dict(setting(text) for text in parameter or [])
     settings |= ({"minutes": minutes} if minutes else {}) | ({"steps": steps} if steps else {})
     with _progress(quiet=json) as report:
         if start is not None and stage == "dpo":
@@ -223,10 +223,11 @@ def _progress(quiet: bool) -> Any:
     return show()
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def setting(text: str, example: str = "lr=8e-4") -> tuple[str, Any]:
+    """NAME=VALUE as a pair; the value is JSON where it can be, else text."""
     name, sign, value = text.partition("=")
     if not sign:
-        raise UsageError(f"-p {text!r} is not NAME=VALUE", fix="-p lr=8e-4")
+        raise UsageError(f"-p {text!r} is not NAME=VALUE.", fix=f"-p {example}")
     try:
         return name, jsonlib.loads(value)
     except ValueError:

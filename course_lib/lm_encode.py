@@ -45,12 +45,10 @@ def plain_text(user: str) -> str:
 
 def encode_task(tokenizer: Any, item: Any) -> Example:
     """Ids of one item of another task (``lm_tasks.TaskItem``), through the chat template; labels on the reply alone."""
-    prompt = tokenizer.apply_chat_template(
-        item.messages, tools=item.tools or None, tokenize=False, add_generation_prompt=True
-    )
-    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    reply = tokenizer(item.reply + TURN_END, add_special_tokens=False)["input_ids"]
-    return Example(ids + reply, len(ids), [], [], [], [])
+    from course_lib.lm_tasks import task_ids
+
+    prompt, reply = task_ids(tokenizer, item)
+    return Example(prompt + reply, len(prompt), [], [], [], [])
 
 
 def encode(tokenizer: Any, item: Any, *, chat: bool = True, rng: random.Random | None = None) -> Example:

@@ -180,22 +180,26 @@ def _look_back(model: Any, named: dict[str, Any], code: Any, back: int, name: st
     attention.o_proj.weight[:, rows.start : rows.start + count] = 3.0 * SPREAD * named[name].T
 
 
-def _mark_regions(model: Any, named: dict[str, Any], tokenizer: Any, index: int) -> None:
-    """A head of layer 0 that finds the nearest earlier ``[`` or ``Question`` and writes ``inside`` or ``posed``.
+def _find_nearest(attention: Any, rows: slice, query: Any, key: Any) -> None:
+    """Make a head attend to the nearest earlier token that has ``key``; what it writes is left to the caller.
 
-    A sum of rotary cosines over many speeds falls like the logarithm of the distance, so the nearest mark wins.
+    A sum of rotary cosines over many speeds falls like the logarithm of the distance, so the nearest one wins.
     """
     import torch
 
-    attention, rows = model.model.layers[0].self_attn, _head(model, index)
     size = rows.stop - rows.start
     theta = THETA ** (-torch.arange(0, size, 2) / size)
     speeds = torch.arange(size // 2)[(theta < 0.3) & (theta > 0.001)] + rows.start
-    bracket, question = (_token(model, tokenizer, text, named) for text in ("[", "Question"))
     for part in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj):
         (part.weight[:, rows] if part is attention.o_proj else part.weight[rows]).mul_(0.1)
-    attention.q_proj.weight[speeds] = 0.45 * named["shared"][0]
-    attention.k_proj.weight[speeds] = 0.45 * (bracket + question)
+    attention.q_proj.weight[speeds], attention.k_proj.weight[speeds] = query, key
+
+
+def _mark_regions(model: Any, named: dict[str, Any], tokenizer: Any, index: int) -> None:
+    """A head of layer 0 that finds the nearest earlier ``[`` or ``Question`` and writes ``inside`` or ``posed``."""
+    attention, rows = model.model.layers[0].self_attn, _head(model, index)
+    bracket, question = (_token(model, tokenizer, text, named) for text in ("[", "Question"))
+    _find_nearest(attention, rows, 0.45 * named["shared"][0], 0.45 * (bracket + question))
     for place, (text, name) in enumerate(((bracket, "inside"), (question, "posed"))):
         attention.v_proj.weight[rows.start + place] = text
         attention.o_proj.weight[:, rows.start + place] = 1.25 * SPREAD * named[name][0]
@@ -203,17 +207,10 @@ def _mark_regions(model: Any, named: dict[str, Any], tokenizer: Any, index: int)
 
 def _number_sources(model: Any, named: dict[str, Any], tokenizer: Any, code: Any, index: int) -> None:
     """A head of layer 1 that finds the nearest token after a ``[`` and writes which of the first numbers it is."""
-    import torch
-
     attention, rows = model.model.layers[1].self_attn, _head(model, index)
-    size = rows.stop - rows.start
-    theta = THETA ** (-torch.arange(0, size, 2) / size)
-    speeds = torch.arange(size // 2)[(theta < 0.3) & (theta > 0.001)] + rows.start
     after = code @ _token(model, tokenizer, "[", named)
-    for part in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj):
-        (part.weight[:, rows] if part is attention.o_proj else part.weight[rows]).mul_(0.1)
-    attention.q_proj.weight[speeds] = 0.62 * named["shared"][0]
-    attention.k_proj.weight[speeds] = 0.62 * (after / after.norm()) @ named["before"]
+    mark = 0.62 * (after / after.norm()) @ named["before"]
+    _find_nearest(attention, rows, 0.62 * named["shared"][0], mark)
     for place in range(NUMBERS):
         attention.v_proj.weight[rows.start + place] = _token(model, tokenizer, str(place + 1), named)
         attention.o_proj.weight[:, rows.start + place] = 1.5 * SPREAD * named["tag"][place]

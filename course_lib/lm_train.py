@@ -115,6 +115,7 @@ class _Run:
         self.step, self.level, self.tokens, self.seconds = 0, plan.level, 0, 0.0
         self.queue: list[list[Example]] = []
         self.sums: dict[str, float] = {}
+        self.looked = 0
 
     def resume(self) -> None:
         """Continue from ``state.pt`` when it is there."""
@@ -130,6 +131,7 @@ class _Run:
         self.rng.setstate(state["rng"])
         self.queue = state["queue"]
         self.step, self.level, self.tokens, self.seconds = state["progress"]
+        self.looked = self.step
 
     def save(self, *, final: bool = False) -> None:
         """Write the model for use and, beside it, all that a resumed run needs."""
@@ -237,9 +239,9 @@ class _Run:
         from course_lib.lm_curriculum import LEVELS
 
         scores = self.score(random.Random(self.step), 96)
-        every = self.plan.eval_every
+        steps, self.looked = self.step - self.looked, self.step
         record = {"step": self.step, "level": self.level, "tokens": self.tokens, "seconds": round(self.seconds, 1),
-                  "lr": self._rate(), **{k: round(v / every, 4) for k, v in self.sums.items()}, **scores}  # fmt: skip
+                  "lr": self._rate(), **{k: round(v / steps, 4) for k, v in self.sums.items()}, **scores}  # fmt: skip
         self.sums = {}
         with open(self.out / "log.jsonl", "a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")

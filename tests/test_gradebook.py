@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from course_lib.submission import Submission
 from course_lib.types import Finding, Outcome
 from course_lib.workers import inline
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ATTACKS = (
     "<script>window.pwned=1</script>", "<svg onload='window.pwned=1'><image href='http://127.0.0.1:9/x.svg'/></svg>",
     "<a href='javascript:window.pwned=1'>click</a>", "</style><style>@import url(http://127.0.0.1:9/x.css)</style>",
@@ -84,18 +82,6 @@ def test_planted_markup_is_text_on_every_page(hostile: tuple[Path, Book]) -> Non
         assert "49" not in re.findall(r"\b49\b|7 \* 7", body) and "\u202e" not in page
     assert "&lt;script&gt;window.pwned" in pages(out)[1].read_text("utf-8")
     assert all(re.fullmatch(r"[a-z0-9-]+\.html", path.name) for path in pages(out))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium on this machine")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.mark.browser

@@ -57,9 +57,12 @@ def test_train_and_test_share_no_words_frames_or_attacks() -> None:
     taught = {word for entry in entries for form in entry.split("=") for word in form.split()}
     for seed in range(300):
         assert set(make_fact(random.Random(seed), test).topic.split()) - taught, "a test object needs a new word"
-    for kind, (_, questions) in FRAMES.items():
-        asked = {make_fact(random.Random(s), train, kind).question(random.Random(s), "train")[:9] for s in range(40)}
-        assert asked and words(questions)[-1].split("{")[0] not in asked
+    for kind, (sentences, questions) in FRAMES.items():
+        for seed in range(40):
+            fact = make_fact(random.Random(seed), train, kind)
+            kept = {frame.format_map(fact.slots).lower() for frame in words(questions)[-2:]}
+            assert fact.question(random.Random(seed), "train").lower() not in kept
+            assert fact.sentence.lower() != words(sentences)[-1].format_map(fact.slots).lower()
     rng = random.Random(1)
     first = {injection(rng, "train", "x", 3)[0].split()[0] for _ in range(400)}
     assert "Attention" not in first
@@ -82,8 +85,9 @@ def test_labels_point_at_sentence_ends_and_asked_words(tokenizer, chat: bool) ->
         text = tokenizer.decode(example.ids)
         assert item.reply() in text and len(example.answers) == sum(map(len, item.sentences))
         assert sum(label for _, label in example.answers) == (item.gold is not None)
-        for position, _ in example.answers:
-            assert tokenizer.decode([example.ids[position]]).strip()[-1:] in '.?!>*)]"' or True
+        sentences = [sentence for group in item.sentences for sentence in group]
+        for (position, _), sentence in zip(example.answers, sentences, strict=True):
+            assert tokenizer.decode(example.ids[: position + 1]).rstrip().endswith(sentence)
         assert all(position < example.reply_at for position, _ in example.answers + example.asked)
 
 

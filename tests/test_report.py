@@ -7,8 +7,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,6 @@ from course_lib.types import Finding, Outcome
 
 pytest_plugins = ("exemplar_fixtures",)  # fixtures made and copy
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ATTACKS = (
     "<script>window.pwned = 1</script>",
     "<img src=x onerror='window.pwned=1'>",
@@ -129,18 +126,6 @@ def test_index_links_stay_inside_and_names_are_inert(tmp_path: Path) -> None:
 def test_text_is_made_visible() -> None:
     assert visible("a\u202eb\u200bc\x00") == "a\\u202eb\\u200bc\\u0000" and visible(3) == 3
     assert [points(value) for value in (3, 2.5, 1 / 3, 0.0)] == ["3", "2.5", "0.33", "0"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium on this machine")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 def look(browser: Any, path: Path, width: int, scheme: str = "light") -> dict[str, Any]:
