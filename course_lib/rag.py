@@ -89,26 +89,22 @@ def sentence_scores(question: str, sentences: Sequence[str], embedder: Embedder 
     return [round((1 - LEXICAL_SHARE) * float(near) + LEXICAL_SHARE * share, 6) for near, share in mix]
 
 
-def compress(
-    question: str, chunk: Chunk, max_words: int = 45, embedder: Embedder | None = None, *,
-    max_sentences: int | None = None,
-) -> str:  # fmt: skip
+def compress(question: str, chunk: Chunk, max_words: int = 45, embedder: Embedder | None = None) -> str:
     """``title: sentences``: the whole sentences of a chunk that fit the question best, in their own order.
 
-    max_words bounds the words of the sentences, not of the title; max_sentences how many there are. When no sentence
-    fits, the best one is kept whole: a quotation is never cut. Extractive: everything in it stands in the source.
+    max_words bounds the words of the sentences, not of the title. When no sentence fits, the best one is kept whole: a
+    quotation is never cut. Extractive: everything in it stands in the source.
     """
     if max_words < 1:
         raise UsageError(f"A source of {max_words} words says nothing.", where="compress", fix="Use at least 1 word.")
     sentences = list(chunk.sentences) or split_sentences(chunk.text)
     lengths = [len(sentence.split()) for sentence in sentences]
-    most = max_sentences or len(sentences)
-    if sum(lengths) > max_words or len(sentences) > most:
+    if sum(lengths) > max_words:
         scores = sentence_scores(question, sentences, embedder)
         order = sorted(range(len(sentences)), key=lambda i: (-scores[i], i))
         kept: list[int] = []
         for i in order:
-            if len(kept) < most and sum(lengths[j] for j in kept) + lengths[i] <= max_words:
+            if sum(lengths[j] for j in kept) + lengths[i] <= max_words:
                 kept.append(i)
         sentences = [sentences[i] for i in sorted(kept or order[:1])]
     return f"{chunk.title}: {' '.join(sentences)}"
@@ -238,7 +234,6 @@ def answer(
     index: Index | None = None,
     embedder: Embedder | None = None,
     max_words: int = 45,
-    max_sentences: int | None = None,
     quotes: int | None = None,
     max_tokens: int = 160,
     options: Mapping[str, Any] | None = None,
@@ -253,7 +248,7 @@ def answer(
     """
     index = cache.index if cache is not None else index
     user = retrieval.user
-    settings = (model, retrieval.mode, retrieval.k, max_words, max_sentences, quotes, max_tokens,
+    settings = (model, retrieval.mode, retrieval.k, max_words, quotes, max_tokens,
                 SYSTEM["answer"], repr(options))  # fmt: skip
     if cache is not None and (known := cache.get(question, user, *settings)) is not None:
         return known
@@ -261,7 +256,7 @@ def answer(
     model_of_text = embedder or (index.embedder if index is not None else None)
     chunks = [hit.chunk for hit in hits]
     shown = quotable(question, chunks, quotes, model_of_text) if quotes else [
-        (chunk, compress(question, chunk, max_words, model_of_text, max_sentences=max_sentences)) for chunk in chunks
+        (chunk, compress(question, chunk, max_words, model_of_text)) for chunk in chunks
     ]  # fmt: skip
     sources, source_ids = tuple(text for _, text in shown), tuple(chunk.id for chunk, _ in shown)
     if not sources:
