@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from course_lib import cli_grade, cli_model
+from course_lib import cli_grade, cli_model, cli_review
 from course_lib.errors import CourseError, UsageError
 
 app = typer.Typer(help="Run, check and grade the LLM engineering course. Start with: course doctor",
@@ -119,6 +119,8 @@ def check(module: str, folder: Annotated[Path | None, typer.Argument(help="Defau
 app.add_typer(cli_model.app, name="model")
 app.command()(cli_grade.grade)
 app.command()(cli_grade.verify)
+app.command()(cli_review.review)
+app.command()(cli_review.kernels)
 
 
 @app.command()

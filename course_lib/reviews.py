@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ KAPPA = 0.6
 RESAMPLES = 2000
 HEAD = ("learner", "name", "module", "criterion", "title", "maximum", "guidance", "suggestion", "submission", "points",
         "reason", "reviewer", "when")  # fmt: skip
+NEEDED = frozenset({"learner", "module", "criterion", "submission", "points", "reason", "reviewer"})
 MOST = 16 << 20  # bytes
 
 
@@ -63,22 +64,16 @@ def import_reviews(path: Path, book: Book, journal: Journal, now: datetime | Non
     Raises DataError that names every row which does not fit, and then writes nothing. Rows without points and rows that
     the journal has already are passed over.
     """
-    known = _known(book)
-    when = (now or datetime.now(UTC)).isoformat(timespec="seconds")
+    known, when = _known(book), now or datetime.now(UTC)
     reviews, problems = [], []
-    for number, cells in _rows(path, {"learner", "module", "criterion", "submission", "points", "reason", "reviewer"}):
+    for number, cells in _rows(path, NEEDED):
         if not cells["points"]:
             continue
-        module = cells["module"].removeprefix("lab ").strip()
-        row = known.get((cells["learner"], module, cells["submission"]))
-        problem, points = _problem(row, cells)
-        if problem or row is None:
+        problem, review = _checked(known, cells, when)
+        if problem:
             problems.append(f"line {number}: {problem}")
-            continue
-        line = next(line for line in row.ledger if line.criterion == cells["criterion"])
-        if (line.reviewer, line.reason, line.who) != (points, cells["reason"], cells["reviewer"]):
-            reviews.append({"learner": row.learner, "module": module, "criterion": line.criterion, "digest": row.digest,
-                            "points": points, "reason": cells["reason"], "who": cells["reviewer"], "when": when})
+        elif review:
+            reviews.append(review)
     if problems:
         more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise DataError(f"{len(problems)} rows do not fit, and nothing was imported: {'; '.join(problems[:8])}{more}.",
@@ -86,6 +81,36 @@ def import_reviews(path: Path, book: Book, journal: Journal, now: datetime | Non
     for review in reviews:
         journal.append("review", **review)
     return len(reviews)
+
+
+def add_review(cells: Mapping[str, str], book: Book, journal: Journal, now: datetime | None = None) -> bool:
+    """Writes one review into the journal, by the rules of the CSV; cells: ``NEEDED``, as one of its rows has them.
+
+    False: the journal has it already. Raises DataError when it does not fit, and then writes nothing.
+    """
+    problem, review = _checked(_known(book), cells, now)
+    if problem:
+        raise DataError(f"This review does not fit: {problem}.", where=cells["criterion"], fix="Correct it and save.")
+    if review:
+        journal.append("review", **review)
+    return review is not None
+
+
+def _checked(known: Mapping[tuple[str, str, str], Row], cells: Mapping[str, str],
+             now: datetime | None) -> tuple[str, dict[str, Any] | None]:  # fmt: skip
+    """What is wrong with a review, or its record for the journal; neither where the journal has it already."""
+    module = cells["module"].removeprefix("lab ").strip()
+    row = known.get((cells["learner"], module, cells["submission"]))
+    problem, points = _problem(row, cells)
+    if problem or row is None:
+        return problem, None
+    line = next(line for line in row.ledger if line.criterion == cells["criterion"])
+    if line.reviewer == points and all(given in (kept, plain(cell(kept))) for given, kept in (
+            (cells["reason"], line.reason), (cells["reviewer"], line.who))):  # fmt: skip
+        return "", None
+    when = (now or datetime.now(UTC)).isoformat(timespec="seconds")
+    return "", {"learner": row.learner, "module": module, "criterion": line.criterion, "digest": row.digest,
+                "points": points, "reason": cells["reason"], "who": cells["reviewer"], "when": when}  # fmt: skip
 
 
 def _known(book: Book) -> dict[tuple[str, str, str], Row]:
@@ -99,18 +124,26 @@ def _problem(row: Row | None, cells: Mapping[str, str]) -> tuple[str, float]:
     line = next((line for line in row.ledger if line.criterion == cells["criterion"]), None)
     if line is None or line.scored_by != "reviewer":
         return f"{cells['criterion'][:40]!r} is no criterion that people score", 0.0
-    try:
-        points = float(cells["points"].replace(",", "."))
-    except ValueError:
-        return f"{cells['points'][:20]!r} is no number of points", 0.0
-    if not 0 <= points <= line.points:  # also false for nan
-        return f"{points:g} points; 0 to {line.points:g} are possible", 0.0
+    problem, points = read_points(cells["points"], line.points)
+    if problem:
+        return problem, 0.0
     if not cells["reason"] or not cells["reviewer"]:
         return "a reason and the name of the reviewer are needed", 0.0
+    return "", points
+
+
+def read_points(text: str, most: float) -> tuple[str, float]:
+    """(what is wrong, points) of what a person typed; a decimal comma is fine."""
+    try:
+        points = float(text.strip().replace(",", "."))
+    except ValueError:
+        return f"{text[:20]!r} is no number of points", 0.0
+    if not 0 <= points <= most:  # also false for nan
+        return f"{points:g} points; 0 to {most:g} are possible", 0.0
     return "", round(points, 2)
 
 
-def _rows(path: Path, needed: set[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def _rows(path: Path, needed: Set[str]) -> Iterator[tuple[int, dict[str, str]]]:
     try:
         text = read_bytes(path, MOST).decode("utf-8-sig")
     except ValueError as error:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import os
 import re
-import socket
-import subprocess
 import sys
 import threading
-import time
-import urllib.request
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
+import lab_kit
 import nbformat as nbf
 import pytest
 import yaml
@@ -203,56 +198,16 @@ def test_tables_escape_and_align() -> None:
         widgets.Table(("name", "n"), [("only one",)])
 
 
-@pytest.fixture
-def lab_server(tmp_path: Path, own_progress: Path) -> Iterator[str]:
-    nb = nbf.v4.new_notebook(cells=[nbf.v4.new_code_cell("from course_lib.widgets import quiz\n\nquiz('06')")])
-    nbs.write(nbs.normalise(nb), tmp_path / "quiz.ipynb")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    env = os.environ | {"COURSE_ROOT": str(catalog.repo_root()), "JUPYTER_CONFIG_DIR": str(tmp_path / "config"),
-                        "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"), "COURSE_PROGRESS": str(own_progress),
-                        "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "workspaces")}
-    options = ["--no-browser", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token=", "--allow-root",
-               f"--ServerApp.root_dir={tmp_path}", "--ServerApp.disable_check_xsrf=True",
-               "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None"]
-    with (tmp_path / "server.log").open("wb") as log:
-        server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], env=env, stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f"{url}/api/status", timeout=1).close()
-                break
-            except OSError:
-                assert server.poll() is None, (tmp_path / "server.log").read_text()[-2000:]
-                time.sleep(0.5)
-        yield url
-    finally:
-        server.terminate()
-        server.wait(20)
-
-
 @pytest.mark.browser
 @pytest.mark.skipif(not find_chromium(), reason="no Chromium on this machine; set COURSE_CHROMIUM to its path")
-def test_a_learner_answers_the_quiz_in_jupyterlab(lab_server: str, own_progress: Path, tmp_path: Path) -> None:
-    from playwright.sync_api import TimeoutError, sync_playwright
-
+def test_a_learner_answers_the_quiz_in_jupyterlab(own_progress: Path, tmp_path: Path) -> None:
+    nb = nbf.v4.new_notebook(cells=[nbf.v4.new_code_cell("from course_lib.widgets import quiz\n\nquiz('06')")])
+    nbs.write(nbs.normalise(nb), tmp_path / "quiz.ipynb")
     questions = quizzes.load_quiz("06").questions
-    with sync_playwright() as play:
-        offline = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
-        browser = play.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox", offline])
-        page = browser.new_page(viewport={"width": 1200, "height": 1400})
-        page.goto(f"{lab_server}/lab/tree/quiz.ipynb?reset", timeout=60_000)
+    with (lab_kit.lab_server(tmp_path, tmp_path / "lab", COURSE_PROGRESS=str(own_progress)) as url,
+          lab_kit.open_page(url, "quiz.ipynb") as page):  # fmt: skip
         quiz = page.locator(".course-quiz").first
-        page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for(timeout=90_000)
-        for _ in range(4):  # a key press that comes while the page still settles is lost
-            page.locator(".jp-CodeCell .cm-content").first.click(timeout=60_000)
-            page.keyboard.press("Shift+Enter")
-            with contextlib.suppress(TimeoutError):
-                quiz.wait_for(timeout=30_000)
-                break
-        assert quiz.is_visible(), (tmp_path / "server.log").read_text()[-2000:]
+        lab_kit.run_cell(page, quiz, tmp_path / "lab" / "server.log")
         buttons = quiz.get_by_role("button", name="Check answer")
         assert buttons.count() == len(questions)
         buttons.nth(0).click()
@@ -269,7 +224,6 @@ def test_a_learner_answers_the_quiz_in_jupyterlab(lab_server: str, own_progress:
             page.screenshot(path=target)
         labels = "[...document.querySelectorAll('.course-quiz .widget-radio-box label')]"
         overflow = page.evaluate(f"{labels}.map(l => l.scrollWidth - l.clientWidth)")
-        browser.close()
     assert overflow and max(overflow) <= 1, "a long option is cut off"
     saved = json.loads(own_progress.read_text())["modules"]["06"]["answers"]
     assert saved[questions[0].id]["right"] is False and saved[questions[1].id]["right"] is True

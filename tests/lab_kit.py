@@ -1,0 +1,85 @@
+"""A JupyterLab of its own for a test, and what a person does in it: open a notebook, run a cell."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from course_lib import catalog
+
+OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+
+
+@contextlib.contextmanager
+def lab_server(root: Path, work: Path, **env: str) -> Iterator[str]:
+    """Serves ``root``; settings, workspaces and the log lie in ``work``. Yields the address."""
+    work.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folders = {"JUPYTER_CONFIG_DIR": "config", "JUPYTERLAB_SETTINGS_DIR": "settings",
+               "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "JUPYTER_DATA_DIR": "data"}  # fmt: skip
+    quiet = work / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    quiet.parent.mkdir(parents=True, exist_ok=True)
+    quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')  # a question in the corner hides buttons
+    own = {name: str(work / folder) for name, folder in folders.items()}
+    options = ["--no-browser", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token=", "--allow-root",
+               f"--ServerApp.root_dir={root}", "--ServerApp.disable_check_xsrf=True",
+               "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None"]  # fmt: skip
+    with (work / "server.log").open("wb") as log:
+        server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], stdout=log, stderr=log,
+                                  env=os.environ | {"COURSE_ROOT": str(catalog.repo_root()), **own, **env})
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"{url}/api/status", timeout=1).close()
+                break
+            except OSError:
+                assert server.poll() is None, (work / "server.log").read_text()[-2000:]
+                time.sleep(0.5)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@contextlib.contextmanager
+def open_page(url: str, notebook: str, width: int = 1200, height: int = 1400) -> Iterator[Any]:
+    """A page of headless Chromium on a notebook whose kernel is idle. Nothing beyond this machine can be reached."""
+    from playwright.sync_api import sync_playwright
+
+    from course_lib.doctor import find_chromium
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox", OFFLINE])
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.goto(f"{url}/lab/tree/{notebook}?reset", timeout=60_000)
+        idle(page)
+        yield page
+        browser.close()
+
+
+def idle(page: Any) -> None:
+    page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for(timeout=90_000)
+
+
+def run_cell(page: Any, shown: Any, log: Path) -> None:
+    """Runs the first code cell until ``shown``, a locator, is there: a key press while the page settles is lost."""
+    from playwright.sync_api import TimeoutError
+
+    for _ in range(4):
+        page.locator(".jp-CodeCell .cm-content").first.click(timeout=60_000)
+        page.keyboard.press("Shift+Enter")
+        with contextlib.suppress(TimeoutError):
+            shown.wait_for(timeout=30_000)
+            break
+    assert shown.is_visible(), log.read_text()[-2000:]
