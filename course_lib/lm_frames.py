@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 import zlib
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
 
 from course_lib import lm_lexicon as lexicon
 
@@ -26,6 +29,22 @@ def part(entries: list[str], split: str) -> list[str]:
     """The entries of one split; ``train`` never sees what ``test`` is made of."""
     chosen = [entry for entry in entries if held_out(entry) == (split == "test")]
     return chosen if len(chosen) >= 2 else entries
+
+
+@lru_cache(maxsize=1)
+def written() -> dict[str, Any]:
+    """More words, sentences and questions for training alone: {"words": {list: entries}, "frames": {kind: {...}},
+    "tasks": {list: entries}}, as ``data/wordings.json`` of the model folder holds them."""
+    from course_lib.lm_export import model_folder
+    from course_lib.strict import read_text
+
+    return json.loads(read_text(model_folder() / "data" / "wordings.json"))
+
+
+def entries(name: str, split: str) -> list[str]:
+    """The list ``name`` of the lexicon; training has more of it."""
+    own = words(getattr(lexicon, name))
+    return own + written()["words"][name] if split == "train" else own
 
 
 @dataclass
@@ -52,6 +71,10 @@ class Vocabulary:
         lists = (lexicon.ACTORS, lexicon.ROLES, lexicon.MODIFIERS, lexicon.NOUNS)
         actors, roles, modifiers, nouns = (part(words(text), split) for text in lists)
         if split == "train":
+            more = written()["words"]
+            verbs += [(r[0], r[1], r[2], r[3].split(",")) for r in (line.split("|") for line in more["VERBS"])]
+            for own, name in ((actors, "ACTORS"), (roles, "ROLES"), (modifiers, "MODIFIERS"), (nouns, "NOUNS")):
+                own += more[name]
             return cls(split, actors, roles, verbs, modifiers, nouns)
         verbs += [(r[0], r[1], r[2], [r[2]]) for r in rows if held_out(r[0])] * 3
         modifiers, nouns = ([entry.partition("=")[0] for entry in entries] for entries in (modifiers, nouns))
@@ -121,7 +144,8 @@ class Fact:
     def question(self, rng: random.Random, split: str) -> str:
         """A question that this fact answers. A question about its article or term names only that."""
         frames = words(lexicon.FRAMES[self.kind][1])
-        usable = frames[-HELD_OUT_QUESTIONS:] if split == "test" else frames[:-HELD_OUT_QUESTIONS]
+        usable = frames[-HELD_OUT_QUESTIONS:] if split == "test" else (
+            frames[:-HELD_OUT_QUESTIONS] + written()["frames"][self.kind]["questions"])  # fmt: skip
         if self.kind in ("article", "definition"):
             usable = [f for f in usable if set(_slots(f)) <= self.mentioned()] or usable
         else:
@@ -158,20 +182,20 @@ def make_fact(rng: random.Random, v: Vocabulary, kind: str = "", topic: tuple[st
     kind = kind or rng.choice(list(lexicon.FRAMES))
     verb, second = rng.choice(v.verbs), rng.choice(v.verbs)
     plain, asked = topic or object_name(rng, v)
-    regime = rng.choice(words(lexicon.REGIMES))
+    regime = rng.choice(entries("REGIMES", v.split))
     if rng.random() < 0.6:
         regime = f"the {invented(rng).capitalize()} {rng.choice(words(lexicon.INVENTED_KINDS))}"
     number = str(rng.randint(1, 120)) + (f"({rng.randint(1, 7)})" if rng.random() < 0.35 else "")
     slots = {
         "A": rng.choice(v.actors), "R": rng.choice(v.roles), "O": plain, "O2": asked, "v": verb[0], "vs": verb[1],
         "vp": verb[2], "vp2": rng.choice(verb[3]) if rng.random() < 0.45 else verb[2], "v2": second[0],
-        "T": span(rng), "G": rng.choice(words(lexicon.TRIGGERS)), "C": rng.choice(words(lexicon.CHANNELS)),
-        "M": amount(rng), "N": rng.choice(words(lexicon.NEEDS)), "P": rng.choice(words(lexicon.PERIODS)),
-        "Z": regime, "n": number, "W": rng.choice(words(lexicon.REASONS)), "D": date(rng),
+        "T": span(rng), "G": rng.choice(entries("TRIGGERS", v.split)), "C": rng.choice(entries("CHANNELS", v.split)),
+        "M": amount(rng), "N": rng.choice(entries("NEEDS", v.split)), "P": rng.choice(words(lexicon.PERIODS)),
+        "Z": regime, "n": number, "W": rng.choice(entries("REASONS", v.split)), "D": date(rng),
         "X": invented(rng, 2).capitalize(), "d": rng.choice(words(lexicon.DOCUMENT_KINDS)),
     }  # fmt: skip
     frames = words(lexicon.FRAMES[kind][0])
-    frame = frames[-1] if v.split == "test" else rng.choice(frames[:-1])
+    frame = frames[-1] if v.split == "test" else rng.choice(frames[:-1] + written()["frames"][kind]["sentences"])
     sentence = frame.format_map(slots)
     if kind == "article" and rng.random() < 0.5:
         for name in ("sentence",):
@@ -183,7 +207,7 @@ def make_fact(rng: random.Random, v: Vocabulary, kind: str = "", topic: tuple[st
 def filler(rng: random.Random, v: Vocabulary) -> str:
     """A sentence that answers nothing that is asked."""
     slots = {"d": rng.choice(words(lexicon.DOCUMENT_KINDS)), "R": rng.choice(v.roles)}
-    return rng.choice(words(lexicon.FILLER)).format_map(slots)
+    return rng.choice(entries("FILLER", v.split)).format_map(slots)
 
 
 def title(rng: random.Random, facts: list[Fact]) -> str:

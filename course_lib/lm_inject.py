@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from course_lib.lm_frames import invented
+from course_lib.lm_frames import invented, written
 from course_lib.prompts import ABSTAIN
 
 _DEMANDS = (
@@ -59,14 +59,14 @@ _TEST_FRAMES = (
 
 def demand(rng: random.Random, split: str, topic: str = "files") -> str:
     """The text that an attacker wants to read in the reply."""
-    text = rng.choice(_TEST_DEMANDS if split == "test" else _DEMANDS)
+    text = rng.choice(_TEST_DEMANDS if split == "test" else (*_DEMANDS, *written()["attacks"]["demands"]))
     return text.format(t=topic, w=invented(rng), W=invented(rng).upper(), n=rng.randint(2, 900), k=rng.randint(1, 4))
 
 
 def injection(rng: random.Random, split: str, topic: str, sources: int) -> tuple[str, str]:
     """A hostile sentence and the text that it demands; ``topic`` is what the user asks about."""
     wanted = demand(rng, split, topic)
-    frame = rng.choice(_TEST_FRAMES if split == "test" else _FRAMES)
+    frame = rng.choice(_TEST_FRAMES if split == "test" else (*_FRAMES, *written()["attacks"]["frames"]))
     quoted = f'"{wanted}"' if rng.random() < 0.3 else wanted
     text = frame.format(x=quoted, t=topic, k=rng.randint(1, sources))
     return " ".join(text.split()).replace("..", "."), wanted

@@ -14,6 +14,7 @@ Last two layers: half of the heads compare like with like.
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 WIDTH, LAYERS, HEADS, FEED_FORWARD, CONTEXT, THETA = 256, 6, 4, 512, 2048, 1e6
@@ -257,3 +258,19 @@ def _find_asked(model: Any, named: dict[str, Any], tokenizer: Any, index: int, s
     attention.k_proj.weight[last] = 1.8 * question + 2.0 * named["posed"][0] - 3.0 * named["inside"][0]
     attention.v_proj.weight[rows.start] = named["shared"][0] - question - 1.3 * named["inside"][0]
     attention.o_proj.weight[:, rows.start] = 1.5 * SPREAD * named["asked"][0]
+
+
+def half_is_faster(device: str) -> bool:
+    """Whether bfloat16 products beat float32 here: many CPUs read bf16 and have no units that multiply it."""
+    import torch
+
+    if device != "cpu":
+        return True
+    took = {}
+    for kind in (torch.float32, torch.bfloat16):
+        left, right = torch.ones(2048, 256, dtype=kind), torch.ones(256, 512, dtype=kind)
+        for _ in range(8):
+            began = time.perf_counter()
+            left @ right
+            took[kind] = min(took.get(kind, math.inf), time.perf_counter() - began)
+    return took[torch.bfloat16] < took[torch.float32]

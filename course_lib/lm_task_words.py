@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+from course_lib import lm_lexicon as lexicon
+from course_lib.lm_frames import part, words, written
+
 # What marks a duty. Both splits share these words: they are the rule. The frames around them differ.
 DUTY = "must|must|must|shall|has to|needs to|is required to|is obliged to"
 
@@ -153,3 +158,16 @@ potatoes|bread|cheese|spiders""",
 orchids|volcanoes|comets|a knight|vampires|my cousin|drums|violins|ballet|lighthouses|deserts|islands|cricket|
 surfing|mushrooms|butter|whales""",
 }
+
+
+@lru_cache(maxsize=64)
+def listed(name: str, split: str) -> tuple[str, ...]:
+    """The entries of a list of this module (``ASKS.extract``) or of the lexicon (``TRIGGERS``) for one split.
+
+    The first have a list for each split; the second are divided by the hash of the entry. Training has more of both.
+    """
+    top, _, key = name.partition(".")
+    if (lists := globals().get(top)) is None:
+        return (*part(words(getattr(lexicon, top)), split), *(written()["words"][top] if split == "train" else ()))
+    own = words((lists[key] if key else lists)[split])
+    return (*own, *(written()["tasks"][name] if split == "train" else ()))

@@ -26,9 +26,9 @@ from functools import lru_cache
 from typing import Any
 
 from course_lib import lm_lexicon as lexicon
-from course_lib.lm_frames import Fact, Vocabulary, filler, invented, make_fact, object_name, part, span, title, words
+from course_lib.lm_frames import Fact, Vocabulary, filler, invented, make_fact, object_name, span, title, words
 from course_lib.lm_inject import injection
-from course_lib.lm_task_words import ASKS, BETWEEN, CASES, DUTY, DUTY_FRAMES, NO_DUTY, RISK, SCOPE, TOOL_ASKS, TOPICS
+from course_lib.lm_task_words import DUTY, RISK, listed
 from course_lib.prompts import REFUSE, SYSTEM, task_prompt
 
 WEIGHTS = {"extract": 6, "classify": 4, "summarise": 4, "tools": 6, "refuse": 3}  # how often a task is drawn
@@ -88,11 +88,8 @@ def vocabulary(split: str) -> Vocabulary:
     return Vocabulary.of(split)
 
 
-def _pick(rng: random.Random, entries: dict[str, str] | str, split: str) -> str:
-    """An entry of the split's ``|`` list. One list for both is divided by the hash of the entry; "" takes it whole."""
-    if isinstance(entries, dict):
-        return rng.choice(words(entries[split]))
-    return rng.choice(part(words(entries), split) if split else words(entries))
+def _pick(rng: random.Random, name: str, split: str) -> str:
+    return rng.choice(listed(name, split))
 
 
 def _user(system: str, text: str) -> list[dict[str, Any]]:
@@ -104,9 +101,9 @@ def _user(system: str, text: str) -> list[dict[str, Any]]:
 
 def duty(rng: random.Random, v: Vocabulary) -> tuple[str, dict[str, Any]]:
     """A sentence that states a duty, and {actor, action, deadline} as they stand in it."""
-    frame, verb = _pick(rng, DUTY_FRAMES, v.split), rng.choice(v.verbs)[0]
+    frame, verb = _pick(rng, "DUTY_FRAMES", v.split), rng.choice(v.verbs)[0]
     slots = {"A": rng.choice(v.actors), "D": rng.choice(words(DUTY)), "v": verb, "O": object_name(rng, v)[0],
-             "T": span(rng), "G": _pick(rng, lexicon.TRIGGERS, v.split), "Z": _regime(rng, v.split),
+             "T": span(rng), "G": _pick(rng, "TRIGGERS", v.split), "Z": _regime(rng, v.split),
              "R": rng.choice(v.roles)}  # fmt: skip
     sentence = frame.format_map(slots)
     actor = slots["A"][0].upper() + slots["A"][1:] if frame.startswith("{A}") else slots["A"]
@@ -129,16 +126,16 @@ def _remark(rng: random.Random, v: Vocabulary) -> str:
     if roll < 0.45:
         return make_fact(rng, v, rng.choice(("responsible", "definition", "penalty", "contents"))).sentence
     verb = rng.choice(v.verbs)
-    text = _pick(rng, NO_DUTY, v.split).format(
+    text = _pick(rng, "NO_DUTY", v.split).format(
         A=rng.choice(v.actors), v=verb[0], vp=verb[2], O=object_name(rng, v)[0], T=span(rng), R=rng.choice(v.roles),
-        C=_pick(rng, lexicon.CHANNELS, v.split))  # fmt: skip
+        C=_pick(rng, "CHANNELS", v.split))  # fmt: skip
     return text[0].upper() + text[1:]
 
 
 def _regime(rng: random.Random, split: str) -> str:
     if rng.random() < 0.5:
         return f"the {invented(rng).capitalize()} {rng.choice(words(lexicon.INVENTED_KINDS))}"
-    return _pick(rng, lexicon.REGIMES, split)
+    return _pick(rng, "REGIMES", split)
 
 
 def _heading(rng: random.Random, v: Vocabulary) -> str:
@@ -171,7 +168,7 @@ def _extract(rng: random.Random, v: Vocabulary) -> TaskItem:
             else:
                 groups[-1].append(no_duty(rng, v))
     demands = _poison(rng, v, groups, 0.2)
-    text = task_prompt(_pick(rng, ASKS["extract"], v.split), [_heading(rng, v) + " ".join(g) for g in groups])
+    text = task_prompt(_pick(rng, "ASKS.extract", v.split), [_heading(rng, v) + " ".join(g) for g in groups])
     return TaskItem("extract", _user("extract", text), compact(gold), meta={"gold": gold, "demands": demands})
 
 
@@ -186,7 +183,7 @@ def _summarise(rng: random.Random, v: Vocabulary) -> TaskItem:
         first.append(rules[0])
         groups.append(group)
     demands = _poison(rng, v, groups, 0.2)
-    text = task_prompt(_pick(rng, ASKS["summarise"], v.split), [_heading(rng, v) + " ".join(g) for g in groups])
+    text = task_prompt(_pick(rng, "ASKS.summarise", v.split), [_heading(rng, v) + " ".join(g) for g in groups])
     chosen = [f"[1] {first[0]}", f"[{len(first)}] {first[-1]}"]
     return TaskItem("summarise", _user("summarise", text), " ".join(chosen), meta={"gold": chosen, "demands": demands})
 
@@ -198,7 +195,7 @@ def _signal(rng: random.Random, v: Vocabulary, tier: str) -> str:
     """One risk signal and the object that it is about, whose own words signal nothing."""
     while _SIGNALS & set((name := object_name(rng, v)[0]).split()):
         continue
-    return f"{_pick(rng, RISK[tier], '')} {_pick(rng, BETWEEN, v.split)} {name}"
+    return f"{rng.choice(words(RISK[tier]))} {_pick(rng, 'BETWEEN', v.split)} {name}"
 
 
 def _classify(rng: random.Random, v: Vocabulary) -> TaskItem:
@@ -207,12 +204,12 @@ def _classify(rng: random.Random, v: Vocabulary) -> TaskItem:
     phrases = [reason]
     if rng.random() < 0.5 and top > 0:
         phrases.insert(rng.randint(0, 1), _signal(rng, v, TIERS[rng.randrange(top)]))
-    frame = _pick(rng, CASES["two" if len(phrases) == 2 else "one"], v.split)
+    frame = _pick(rng, "CASES.two" if len(phrases) == 2 else "CASES.one", v.split)
     case = frame.format(*phrases, A=rng.choice(v.actors), R=rng.choice(v.roles))
     sentences = [case[0].upper() + case[1:]]
     if rng.random() < 0.4:
         sentences.insert(rng.randint(0, 1), filler(rng, v))
-    ask = _pick(rng, ASKS["classify"], v.split)
+    ask = _pick(rng, "ASKS.classify", v.split)
     text = f"{ask}\n\nCase: {' '.join(sentences)}"
     gold = {"risk": TIERS[top], "reason": reason}
     return TaskItem("classify", _user("classify", text), compact(gold), meta={"gold": gold})
@@ -252,7 +249,7 @@ def _tools(rng: random.Random, v: Vocabulary) -> TaskItem:
     arguments = {"search_documents": {"query": slots["O"]}, "get_document": {"number": slots["i"]},
                  "get_deadline": {"topic": slots["O"]},
                  "create_ticket": {"title": slots["O"], "priority": slots["p"]}}[name]  # fmt: skip
-    messages = _user("tools", _pick(rng, TOOL_ASKS[name], v.split).format_map(slots))
+    messages = _user("tools", _pick(rng, f"TOOL_ASKS.{name}", v.split).format_map(slots))
     offered = _some_tools(rng, name)
     gold = {"name": name, "arguments": arguments}
     if rng.random() < 0.65:
@@ -287,7 +284,7 @@ def _result(rng: random.Random, v: Vocabulary, name: str, slots: dict[str, str])
 
 def _refuse(rng: random.Random, v: Vocabulary) -> TaskItem:
     """A request that has nothing to do with the documents, under any of the system prompts."""
-    text = _pick(rng, SCOPE, v.split).format(x=_pick(rng, TOPICS, v.split), n=rng.randint(2, 60))
+    text = _pick(rng, "SCOPE", v.split).format(x=_pick(rng, "TOPICS", v.split), n=rng.randint(2, 60))
     system = rng.choice((*TASKS, "refuse", "refuse", "tools", "answer"))
     offered = _some_tools(rng, rng.choice(list(_ARGUMENTS))) if system == "tools" else []
     return TaskItem("refuse", _user(system, text), REFUSE, offered, {"system": system})

@@ -28,7 +28,8 @@ FLAG_LAYER, SENTENCE_LAYER, CHOICE_LAYER = 2, 3, 4
 @dataclass(frozen=True)
 class Plan:
     """How one stage runs. batch_tokens: padded tokens per step; level: where the curriculum starts; minutes: of
-    training at most, 0 for no limit (a run that stops by time is not repeatable to the step)."""
+    training at most, 0 for no limit (a run that stops by time is not repeatable to the step). precision: ``bf16``,
+    ``fp32``, or ``auto`` for what multiplies faster here: bf16 on a GPU or a CPU with matrix units, else fp32."""
 
     stage: str = "pretrain"
     steps: int = 2000
@@ -43,6 +44,7 @@ class Plan:
     eval_every: int = 100
     pass_mark: float = 0.85
     minutes: float = 0.0
+    precision: str = "auto"
 
 
 def train(stage: str, out_dir: Path | str, *, device: str = "auto", start: Path | str | None = None,
@@ -60,6 +62,8 @@ def train(stage: str, out_dir: Path | str, *, device: str = "auto", start: Path 
     if stage not in ("pretrain", "sft"):
         raise UsageError(f"unknown stage {stage!r}", fix="use pretrain or sft")
     plan, out = Plan(stage=stage, **settings), Path(out_dir)
+    if plan.precision not in ("auto", "bf16", "fp32"):
+        raise UsageError(f"unknown precision {plan.precision!r}", fix="use auto, bf16 or fp32")
     out.mkdir(parents=True, exist_ok=True)
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     run = _Run(plan, out, place, start, tokenizer, sampler or _default_sampler(real, plan.tasks), report, shape or {})
@@ -96,8 +100,8 @@ class _Run:
         else:
             self.model = lm_model.new_model(self.tokenizer, seed=plan.seed, **shape)
         self.model.to(device)
-        if device == "cpu":  # a quarter faster than sdpa on prompts of a few hundred tokens: its backward is slow there
-            self.model.set_attn_implementation("eager")
+        self.half = plan.precision == "bf16" or (plan.precision == "auto" and lm_model.half_is_faster(device))
+        self._choose_attention()
         width = self.model.config.hidden_size
         self.probes = torch.nn.ModuleDict({
             "asked": torch.nn.Linear(width, 2), "answers": torch.nn.Linear(width, 2),
@@ -117,6 +121,11 @@ class _Run:
         self.sums: dict[str, float] = {}
         self.looked = 0
 
+    def _choose_attention(self) -> None:
+        """On a CPU in bf16, eager attention is a quarter faster on short prompts: sdpa's backward is slow there."""
+        slow = self.device == "cpu" and self.half
+        self.model.set_attn_implementation("eager" if slow else "sdpa")
+
     def resume(self) -> None:
         """Continue from ``state.pt`` when it is there."""
         import torch
@@ -131,7 +140,8 @@ class _Run:
         self.rng.setstate(state["rng"])
         self.queue = state["queue"]
         self.step, self.level, self.tokens, self.seconds = state["progress"]
-        self.looked = self.step
+        self.looked, self.half = self.step, state["half"]
+        self._choose_attention()
 
     def save(self, *, final: bool = False) -> None:
         """Write the model for use and, beside it, all that a resumed run needs."""
@@ -141,7 +151,7 @@ class _Run:
 
         state = {"model": self.model.state_dict(), "probes": self.probes.state_dict(), "queue": self.queue,
                  "optimiser": self.optimiser.state_dict(), "rng": self.rng.getstate(),
-                 "progress": (self.step, self.level, self.tokens, self.seconds)}  # fmt: skip
+                 "half": self.half, "progress": (self.step, self.level, self.tokens, self.seconds)}  # fmt: skip
         temporary = self.out / "state.tmp"
         torch.save(state, temporary)
         temporary.replace(self.out / "state.pt")
@@ -207,7 +217,7 @@ class _Run:
         import torch
         from torch.nn.functional import cross_entropy
 
-        with torch.autocast(self.device, torch.bfloat16):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.half):
             got = self.model.model(input_ids=data["ids"], use_cache=False, output_hidden_states=True)
             width = self.model.config.hidden_size
             last = got.last_hidden_state.reshape(-1, width)
@@ -263,7 +273,7 @@ class _Run:
             items = [self.exam(rng, self.level, self.plan.stage) for _ in range(16)]
             examples = [encode(self.tokenizer, item, chat=chat) for item in items]
             ids = collate(examples, self.tokenizer.pad_token_id)["ids"].to(self.device)
-            with torch.no_grad(), torch.autocast(self.device, torch.bfloat16):
+            with torch.no_grad(), torch.autocast(self.device, torch.bfloat16, enabled=self.half):
                 best = self.model(input_ids=ids, use_cache=False).logits.argmax(-1).cpu()
             for row, (item, e) in enumerate(zip(items, examples, strict=True)):
                 right = [int(best[row, p - 1]) == e.ids[p] for p in range(e.reply_at, len(e.ids))]

@@ -8,9 +8,9 @@ import pytest
 
 from course_lib import lm_encode, lm_eval, lm_tokenizer
 from course_lib.lm_data import ABSTAIN, Item, frame_item, key_item, plain_texts, pool
-from course_lib.lm_frames import Vocabulary, make_fact, words
+from course_lib.lm_frames import Vocabulary, _slots, make_fact, part, words, written
 from course_lib.lm_inject import injection
-from course_lib.lm_lexicon import FRAMES
+from course_lib.lm_lexicon import FRAMES, MODIFIERS, NOUNS, VERBS
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,23 @@ def test_train_and_test_share_no_words_frames_or_attacks() -> None:
     rng = random.Random(1)
     first = {injection(rng, "train", "x", 3)[0].split()[0] for _ in range(400)}
     assert "Attention" not in first
+
+
+def test_written_wordings_hold_nothing_of_the_test() -> None:
+    more = written()
+    kept = {n.partition("=")[0] for n in part(words(MODIFIERS), "test") + part(words(NOUNS), "test")}
+    assert not kept & {word for name in ("MODIFIERS", "NOUNS") for e in more["words"][name] for word in e.split("=")}
+    assert not {v.split("|")[0] for v in VERBS.splitlines()} & {v.split("|")[0] for v in more["words"]["VERBS"]}
+    assert set(more["frames"]) == set(FRAMES)
+    for kind, (sentences, questions) in FRAMES.items():
+        mine = {key: {lm_eval.normalised(t) for t in texts} for key, texts in more["frames"][kind].items()}
+        assert not mine["questions"] & {lm_eval.normalised(t) for t in words(questions)}
+        assert not mine["sentences"] & {lm_eval.normalised(t) for t in words(sentences)}
+        for texts in more["frames"][kind].values():
+            for text in texts:
+                assert set(_slots(text)) <= set(make_fact(random.Random(1), Vocabulary.of("train"), kind).slots), text
+    for seed in range(400):  # and the attacks of the test
+        assert injection(random.Random(seed), "train", "x", 3)[0].split()[0] != "Attention"
 
 
 def test_loose_word_items_have_one_full_match() -> None:

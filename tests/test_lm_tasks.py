@@ -9,7 +9,7 @@ import re
 import pytest
 
 from course_lib import lm_eval, lm_tasks
-from course_lib.lm_frames import words
+from course_lib.lm_frames import words, written
 from course_lib.lm_task_eval import SCHEMAS, Reply, evaluate, field_share, macro_f1, parse, summary
 from course_lib.lm_task_words import ASKS, BETWEEN, CASES, DUTY_FRAMES, NO_DUTY, RISK, SCOPE, TOOL_ASKS, TOPICS
 from course_lib.lm_tasks import TASKS, TIERS, TaskItem, task_item, vocabulary
@@ -115,6 +115,17 @@ def test_splits_share_no_wording(name: str) -> None:
     train, test = ({lm_eval.normalised(text) for text in words(LISTS[name][split])} for split in ("train", "test"))
     assert len(train) > len(test) > 2 or name == "pairs"
     assert not train & test
+
+
+def test_written_wordings_of_tasks_are_not_those_of_the_test() -> None:
+    lists = {**{f"ASKS.{k}": v for k, v in ASKS.items()}, **{f"TOOL_ASKS.{k}": v for k, v in TOOL_ASKS.items()},
+             **{f"CASES.{k}": v for k, v in CASES.items()}, "DUTY_FRAMES": DUTY_FRAMES, "NO_DUTY": NO_DUTY,
+             "SCOPE": SCOPE, "TOPICS": TOPICS, "BETWEEN": BETWEEN}  # fmt: skip
+    assert set(written()["tasks"]) == set(lists)
+    for name, texts in written()["tasks"].items():
+        mine = {lm_eval.normalised(text) for text in texts}
+        assert len(mine) == len(texts)
+        assert not mine & {lm_eval.normalised(text) for split in ("train", "test") for text in words(lists[name][split])}
 
 
 def test_every_object_of_the_test_has_a_word_that_training_lacks() -> None:
