@@ -26,12 +26,12 @@ from course_lib.policy import Policy
 from course_lib.rubric import Rubric
 from course_lib.submission import Submission
 from course_lib.types import Finding
-from course_lib.workers import Crash, Mapper, Pool
+from course_lib.workers import Crash, Mapper, Pool, start_imports
 
 STATIC_LIMIT_S = 120.0
 EXECUTED_LIMIT_S = 900.0
 STATIC, EXECUTED = "static", "executed"
-PRELOAD = ("course_lib.checks.lab_06_rag", "course_lib.similarity", "chromadb", "sentence_transformers")
+PRELOAD = ("course_lib.checks.lab_06_rag", "course_lib.similarity", "bm25s", "sentence_transformers")
 JOURNAL = "journal.jsonl"
 Reexecute = Callable[[Path, str, int, Path], "list[Finding]"]
 Event = Mapping[str, Any]
@@ -183,6 +183,8 @@ def grade_cohort(entries: Sequence[Entry], grader: Grader, out: Path, options: O
             raise UsageError(f"This gradebook was made with another {_different(last['identity'], identity)}.",
                              where=str(out), fix="See who would change with --regrade; write it with --regrade "
                              "--commit, or choose another --out.")  # fmt: skip
+        if options.mapper is None and not any(record["kind"] == "result" for record in journal.records):
+            start_imports(grader.preload)
         rows = [_row(entry, grader.module, identity) for entry in sorted(entries, key=lambda e: (e.learner, e.attempt))]
         graded, reused = _grade_all(journal, rows, grader, out, options, on_event)
         run = {"module": grader.module, "identity": identity, "stamp": grader.stamp,

@@ -124,9 +124,10 @@ class SentenceEmbedder:
         """Vectors of ``texts``: float32, shape (n, dimension), each of length 1. Empty input has shape (0, 0)."""
         import numpy as np
 
-        keys = [_key(text) for text in texts]
+        keys, folder = [_key(text) for text in texts], self.folder
         with self._lock:
-            missing = {key: text for key, text in zip(keys, texts, strict=True) if self._recall(key, persist) is None}
+            missing = {key: text for key, text in zip(keys, texts, strict=True)
+                       if self._recall(key, persist, folder) is None}  # fmt: skip
             if missing:
                 for key, row in zip(missing, self._compute(list(missing.values())), strict=True):
                     self._remember(key, row)
@@ -149,8 +150,10 @@ class SentenceEmbedder:
 
     def known(self, texts: Iterable[str]) -> int:
         """How many of the distinct ``texts`` have a vector in memory or on disk."""
+        folder = self.folder
         with self._lock:
-            return sum(key in self._memory or self._path(key).exists() for key in {_key(text) for text in texts})
+            keys = {_key(text) for text in texts}
+            return sum(key in self._memory or self._path(key, folder).exists() for key in keys)
 
     def _compute(self, texts: list[str]) -> np.ndarray:
         import numpy as np
@@ -160,8 +163,8 @@ class SentenceEmbedder:
         rows = self._model.encode(texts, batch_size=64, normalize_embeddings=True, show_progress_bar=False)
         return np.asarray(rows, dtype=np.float32)
 
-    def _path(self, key: str) -> Path:
-        return self.folder / key[:2] / f"{key}.f32"
+    def _path(self, key: str, folder: Path | None = None) -> Path:
+        return Path(f"{folder or self.folder}/{key[:2]}/{key}.f32")
 
     def _remember(self, key: str, row: np.ndarray) -> None:
         row.setflags(write=False)
@@ -171,17 +174,17 @@ class SentenceEmbedder:
         while len(self._memory) > MEMORY_VECTORS:
             self._memory.popitem(last=False)
 
-    def _recall(self, key: str, persist: bool) -> np.ndarray | None:
+    def _recall(self, key: str, persist: bool, folder: Path) -> np.ndarray | None:
         """From memory, else from disk; a text that is now persisted but was only in memory gets its file."""
         import numpy as np
 
         if key in self._memory:
             self._memory.move_to_end(key)
-            if persist and not self._path(key).exists():
+            if persist and not self._path(key, folder).exists():
                 self._write(key, self._memory[key])
             return self._memory[key]
         try:
-            raw = self._path(key).read_bytes()
+            raw = self._path(key, folder).read_bytes()
         except OSError:
             return None
         if len(raw) != 4 + 4 * int.from_bytes(raw[:4], "little"):

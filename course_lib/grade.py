@@ -22,7 +22,7 @@ HIDDEN_ORDER = ("cross_tenant", "restricted", "stale", "injection", "article", "
 HIDDEN_PROBES = 200
 PRESENTATION = frozenset(
     "bookpages certificates cli cli_grade cohort dask_map doctor exercises exports figures gradebook journal "
-    "measurements nblint policy progress quizzes report reviews trl_cpu widgets workers".split()
+    "measurements nblint policy preload progress quizzes report reviews trl_cpu widgets workers".split()
 )
 EXECUTION = frozenset("execute kernel_fork kernels reexecute sandbox sandbox_view serve server".split())
 LIBRARIES = "bm25s chromadb numpy pydantic PyYAML scipy sentence-transformers torch transformers".split()

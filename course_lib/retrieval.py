@@ -23,7 +23,7 @@ from course_lib.deletion import DeletionRecord, Tombstones, delete_document
 from course_lib.embeddings import Embedder, default_embedder
 from course_lib.errors import AccessDenied, DataError, UsageError
 from course_lib.measure import hit_at_k, mrr, ndcg_at_k, recall_at_k
-from course_lib.stores import TermStore, VectorStore, reciprocal_rank_fusion
+from course_lib.stores import ExactStore, TermStore, VectorStore, reciprocal_rank_fusion
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,7 +116,7 @@ class Index:
     def __init__(
         self, embedder: Embedder, as_of: date, max_words: int, overlap: int, *,
         path: Path | None = None, audit_key: bytes | None = None,
-        audit_log: Callable[[AuditRecord], None] | None = None,
+        audit_log: Callable[[AuditRecord], None] | None = None, exact: bool = False,
     ) -> None:  # fmt: skip
         self.embedder, self.as_of, self.max_words, self.overlap = embedder, as_of, max_words, overlap
         self.documents: dict[str, Document] = {}
@@ -127,7 +127,7 @@ class Index:
         self.decide, self.fuse = decide, reciprocal_rank_fusion  # the lab puts the learner's own in their place
         self.audit_log = audit_log
         self.tombstones = Tombstones(path / "tombstones.json" if path else None)
-        self.vectors, self.terms = VectorStore(path), TermStore()
+        self.vectors, self.terms = ExactStore() if exact else VectorStore(path), TermStore()
         self.fingerprint = ""
         self._audit_key = audit_key or secrets.token_bytes(32)
         self._requests = 0
@@ -136,16 +136,18 @@ class Index:
     def build(
         cls, corpus: Corpus, embedder: Embedder | None = None, max_words: int = 90, overlap: int = 15,
         path: Path | str | None = None, *, audit_key: bytes | None = None,
-        audit_log: Callable[[AuditRecord], None] | None = None,
+        audit_log: Callable[[AuditRecord], None] | None = None, exact: bool = False,
     ) -> Index:  # fmt: skip
         """Index of every document of ``corpus``, whatever its status: access is decided at query time.
 
         path: a folder that Chroma keeps to itself; in memory without it. audit_key: secret of the query hashes, random
-        without it; a fixed one makes audit records repeatable. Versions that were deleted under ``path`` stay out.
+        without it; a fixed one makes audit records repeatable. exact: no Chroma, every row is compared, in memory only.
+        Versions that were deleted under ``path`` stay out.
         Raises DataError for two documents with one key.
         """
-        index = cls(embedder or default_embedder(), corpus.as_of, max_words, overlap,
-                    path=Path(path) if path else None, audit_key=audit_key, audit_log=audit_log)  # fmt: skip
+        folder, embedder = Path(path) if path else None, embedder or default_embedder()
+        index = cls(embedder, corpus.as_of, max_words, overlap, path=folder, audit_key=audit_key, audit_log=audit_log,
+                    exact=exact)  # fmt: skip
         index.users = {user.id: user for user in corpus.users}
         index._add([document for document in corpus.documents if not index.tombstones.covers(document)])
         return index

@@ -11,6 +11,7 @@ from typing import Any
 MAX_DEPTH = 40
 MAX_DIGITS = 300
 BOM = b"\xef\xbb\xbf"
+_SURROGATE = re.compile(r"\\u[dD]|[\ud800-\udfff]")  # what else has neither depth nor half of a pair need not be walked
 
 
 class BadJson(ValueError):
@@ -48,7 +49,7 @@ def decode(raw: bytes) -> str:
 def parse_json(text: str) -> Any:
     """The value of one JSON document. Raises BadJson, and nothing else, for anything that is not strict JSON."""
     try:
-        value = json.loads(text, parse_constant=_constant, parse_float=_float, parse_int=_int, object_pairs_hook=_pairs)
+        value = _DECODER.decode(text)
     except _Token as error:
         raise BadJson(error.reason, _line(text, error)) from None
     except json.JSONDecodeError as error:
@@ -56,7 +57,8 @@ def parse_json(text: str) -> Any:
         raise BadJson(f"{reason} (column {error.colno})", error.lineno) from None
     except RecursionError:
         raise BadJson(f"nested deeper than {MAX_DEPTH} levels", 1) from None
-    _walk(value)
+    if _SURROGATE.search(text) or text.count("[") + text.count("{") >= MAX_DEPTH:
+        _walk(value)
     return value
 
 
@@ -84,6 +86,9 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))
         raise _Token(f"the key {twice[:60]!r} stands twice", rf'"{re.escape(twice[:60])}', 2)
     return out
+
+
+_DECODER = json.JSONDecoder(parse_constant=_constant, parse_float=_float, parse_int=_int, object_pairs_hook=_pairs)
 
 
 def _line(text: str, token: _Token) -> int:

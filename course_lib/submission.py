@@ -25,6 +25,7 @@ from course_lib.strictjson import BadJson, decode, parse_json
 M = TypeVar("M", bound=BaseModel)
 
 # Left behind by editors and tools: neither read nor judged, and never followed.
+KEPT_BYTES = 4 << 20  # JSON of one submission whose values are kept
 IGNORED = frozenset({".DS_Store", "Thumbs.db", ".ipynb_checkpoints", "__pycache__", ".git", ".gitignore"})
 ODD_NAME = re.compile(r"[\x00-\x1f\x7f\\\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -73,6 +74,8 @@ class Submission:
         self.name, self.limits = name, limits or Limits()
         self.files = MappingProxyType(dict(sorted(files.items())))
         self._read: dict[tuple[str, type[BaseModel]], tuple[Row[Any], ...]] = {}
+        self._parsed: dict[bytes, Any] = {}
+        self._room = KEPT_BYTES
 
     @classmethod
     def open(cls, path: Path | str, limits: Limits | None = None) -> Submission:
@@ -114,11 +117,22 @@ class Submission:
             line = raw.count(b"\n", 0, error.start) + 1
             raise Malformed("This is not UTF-8 text.", where=f"{name}:{line}", fix="Save the file as UTF-8.") from error
 
+    def parsed(self, raw: bytes) -> Any:
+        """The value of one JSON document among its bytes, parsed once for all who ask: do not change it.
+        Raises BadJson."""
+        if raw in self._parsed:
+            return self._parsed[raw]
+        value = parse_json(decode(raw))
+        if len(raw) <= self._room:
+            self._room -= len(raw)
+            self._parsed[raw] = value
+        return value
+
     def value(self, name: str) -> Any:
-        """One strict JSON document, not validated further. Raises Missing or Malformed."""
+        """One strict JSON document, not validated further: do not change it. Raises Missing or Malformed."""
         raw = self.raw(name)
         try:
-            return parse_json(decode(raw))
+            return self.parsed(raw)
         except BadJson as error:
             raise _malformed(name, error.line, error.reason) from error
 
@@ -142,7 +156,7 @@ class Submission:
             if len(line) > self.limits.line_bytes:
                 raise _malformed(name, number, f"the line has {len(line)} bytes; {self.limits.line_bytes} are read")
             try:
-                value = parse_json(decode(line))
+                value = self.parsed(line)
             except BadJson as error:
                 raise _malformed(name, number, error.reason) from error
             rows.append(Row(_validate(model, value, name, lambda _, n=number: n), f"{name}:{number}"))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import time
@@ -81,10 +82,7 @@ class Pool:
             self._stop()
 
     def _start(self, call: Call) -> _Worker:
-        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-        context: Any = multiprocessing.get_context(method)
-        if method == "forkserver":
-            context.set_forkserver_preload(["course_lib.workers", *self.preload])
+        context = _context(self.preload)
         mine, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, call, self.warm, self.log), daemon=False)
         process.start()
@@ -146,6 +144,22 @@ class Pool:
         self._running.clear()
 
 
+def _context(preload: Sequence[str]) -> Any:
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["course_lib.preload", "course_lib.workers", *preload])
+    return context
+
+
+def start_imports(preload: Sequence[str]) -> None:
+    """Start the process that workers will be forked from, and do not wait: it imports while this one goes on."""
+    if _context(preload).get_start_method() == "forkserver":
+        from multiprocessing.forkserver import ensure_running
+
+        ensure_running()
+
+
 def _serve(pipe: Connection, call: Call, warm: Callable[[], Any] | None, log: Path | None) -> None:
     """The life of a worker. When the parent is gone the pipe ends, and so does the worker."""
     if log is not None:
@@ -153,6 +167,8 @@ def _serve(pipe: Connection, call: Call, warm: Callable[[], Any] | None, log: Pa
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(out, 1)
         os.dup2(out, 2)
+    gc.freeze()
+    gc.enable()
     if warm is not None:
         warm()
     try:

@@ -22,7 +22,7 @@ from course_lib.chunking import GLOSSARY, chunk_document, expand_query, sections
 from course_lib.embeddings import SentenceEmbedder, default_embedder
 from course_lib.errors import AccessDenied, DataError, ModelError, UsageError
 from course_lib.retrieval import MODES, AuditLog, Index, Retrieval, sentence_vectors
-from course_lib.stores import TermStore, VectorStore, reciprocal_rank_fusion
+from course_lib.stores import ExactStore, TermStore, VectorStore, reciprocal_rank_fusion
 
 OFFICER, ANALYST, COUNSEL, HALDEN = "u-officer", "u-analyst", "u-counsel", "u-halden"
 
@@ -228,6 +228,28 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
 
 
 # Search engines
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40))
+def test_the_exact_store_finds_what_chroma_finds(seed: int, n: int) -> None:
+    draw = np.random.default_rng(seed)
+    chunks = [chunk for doc in DOCUMENTS for chunk in chunk_document(doc)]
+    vectors = draw.normal(size=(sum(len(chunk.sentences) for chunk in chunks), 24)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    keys = {doc.key for doc in DOCUMENTS if draw.random() < 0.7}
+    gone, asked = DOCUMENTS[int(draw.integers(len(DOCUMENTS)))].key, vectors[0] + vectors[-1]
+    stores = VectorStore(), ExactStore()
+    for store in stores:
+        store.add(chunks, vectors)
+    for _ in range(2):
+        chroma, exact = (store.search(asked / np.linalg.norm(asked), keys, n) for store in stores)
+        assert [name for name, _ in exact] == [name for name, _ in chroma]
+        assert [score for _, score in exact] == pytest.approx([score for _, score in chroma], abs=2e-6)
+        assert len(stores[0].ids(gone)) == len(stores[1].ids(gone))
+        for store in stores:
+            store.remove(gone)
+    stores[0].close()
 
 
 def test_fusion_is_the_published_formula() -> None:

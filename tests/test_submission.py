@@ -148,9 +148,11 @@ def test_missing_is_told_apart_from_malformed_and_incomplete() -> None:
     [
         (b'{"a": NaN}', "NaN"), (b'{"a": -Infinity}', "Infinity"), (b'{"a": 1e999}', "too large"),
         (b'{"a": 1, "a": 2}', "twice"), (b"[" * 10_000 + b"]" * 10_000, "nested"),
-        (b'{"a": ' * 60 + b"1" + b"}" * 60, "nested"),
+        (b'{"a": ' * 60 + b"1" + b"}" * 60, "nested"), (b"[" * 40 + b"1" + b"]" * 40, "nested"),
         (b"\xef\xbb\xbf{}", "byte order mark"), (b"{}\r", "carriage return"), (b'{"a": "\xff"}', "UTF-8"),
-        (b'{"a": "\\ud800"}', "surrogate"), (b'{"a": ' + b"9" * 5000 + b"}", "digits"), (b"", "expecting value"),
+        (b'{"a": "\\ud800"}', "surrogate"),
+        (b'{"\\uDfff": 1}', "surrogate"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "digits"), (b"", "expecting value"),
         (b"{}" + b" " * 300_000, "bytes"), (b'{"a": "\x00"}', "NUL"), (b'{"a": 1} {"b": 2}', "extra data"),
     ],
 )  # fmt: skip
@@ -158,6 +160,15 @@ def test_strict_json_names_file_line_and_reason(line: bytes, reason: str) -> Non
     with pytest.raises(Malformed, match=reason) as caught:
         rows(json.dumps(PROBE).encode(), line, b"{}").jsonl("p.jsonl", AccessProbe)
     assert caught.value.where == "p.jsonl:2"
+
+
+def test_forty_levels_are_read_and_each_document_only_once() -> None:
+    deep = b"[" * 39 + b'"\\ud83d\\ude00"' + b"]" * 39
+    submission = Submission("s", {"deep.json": deep, "bad.json": b"[NaN]"})
+    assert submission.value("deep.json") is submission.value("deep.json") is submission.parsed(deep)
+    for _ in range(2):
+        with pytest.raises(Malformed, match="NaN"):
+            submission.value("bad.json")
 
 
 @pytest.mark.parametrize(

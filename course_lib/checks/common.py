@@ -6,12 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from course_lib.access import Allowance, allowed_documents, decide
 from course_lib.chunking import sections
 from course_lib.errors import ArtifactError, CourseError
-from course_lib.strictjson import BadJson, decode, parse_json
 from course_lib.submission import Malformed, Submission
 from course_lib.types import Finding, Outcome
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 SHINGLE = 6
 KEPT_INDEXES = 6
 KEPT_SEARCHES = 20_000
+KEPT_TEXTS = 8_192
+SHORT = 4_096  # characters of a text that is worth keeping
 NEAR = 1e-4
 NEAR_FUSED = 6e-4  # two ranks swapped in one of the two fused rankings move a score by 1/61 - 1/62 each
 NEAR_RANKS = 5
@@ -48,6 +50,7 @@ class Context:
     _found: dict[tuple[Any, ...], Retrieval] = field(default_factory=dict, repr=False)
     _permitted: dict[str, Allowance] = field(default_factory=dict, repr=False)
     _shingles: dict[str, frozenset[str]] = field(default_factory=dict, repr=False)
+    _quoted: dict[str, Counter[frozenset[str]]] = field(default_factory=dict, repr=False)
     _sizes: dict[str, int] = field(default_factory=dict, repr=False)
     _facts: dict[Any, Any] = field(default_factory=dict, repr=False)
 
@@ -82,7 +85,7 @@ class Context:
                     del self._found[stale]
             kept = tuple(document for document in self.corpus.documents if document.key != without)
             corpus = self.corpus.model_copy(update={"documents": kept})
-            self._indexes[key] = Index.build(corpus, self.embedder, *key[:2], audit_key=b"grader")
+            self._indexes[key] = Index.build(corpus, self.embedder, *key[:2], audit_key=b"grader", exact=True)
         return self._indexes[key]
 
     def search(self, config: RagConfig, user: str, question: str, without: str | None = None) -> Retrieval:
@@ -126,6 +129,18 @@ class Context:
 
     def quoted(self, text: str) -> Counter[frozenset[str]]:
         """Runs of ``SHINGLE`` words that one sentence of the corpus holds too, counted by the documents there."""
+        if text not in self._quoted:
+            if len(self._quoted) >= KEPT_TEXTS:
+                self._quoted.clear()
+            runs = self._runs
+            counts = Counter(runs[s] for s in set(shingles(text)) if s in runs)
+            if len(text) > SHORT:
+                return counts
+            self._quoted[text] = counts
+        return self._quoted[text]
+
+    @property
+    def _runs(self) -> dict[str, frozenset[str]]:
         if not self._shingles:
             found: dict[str, set[str]] = {}
             for document in self.corpus.documents:
@@ -133,7 +148,7 @@ class Context:
                     for shingle in (s for sentence in sentences for s in shingles(sentence)):
                         found.setdefault(shingle, set()).add(document.key)
             self._shingles.update((shingle, frozenset(keys)) for shingle, keys in found.items())
-        return Counter(self._shingles[s] for s in set(shingles(text)) if s in self._shingles)
+        return self._shingles
 
     def sizes(self) -> dict[str, int]:
         """Document -> how many runs of words it holds, so that a share of it can be told."""
@@ -211,7 +226,12 @@ def words(text: str) -> list[str]:
 
 def flat(text: str) -> str:
     """Lower-case words between single spaces, with one at either end: ``flat(a) in flat(b)`` compares whole words."""
-    return f" {' '.join(words(text))} "
+    return _flat_short(text) if len(text) <= SHORT else f" {' '.join(words(text))} "
+
+
+@lru_cache(maxsize=KEPT_TEXTS)
+def _flat_short(text: str) -> str:
+    return f" {' '.join(words(text))} "  # questions and chunks of the corpus are asked for at every case
 
 
 def shingles(text: str, size: int = SHINGLE) -> Iterator[str]:
@@ -253,31 +273,3 @@ def listed(items: Iterable[str], limit: int = 5) -> str:
 
 def percent(part: int, whole: int) -> str:
     return f"{part} of {whole} = {100 * part / whole:.1f} %" if whole else "0 of 0"
-
-
-def plain_text(submission: Submission, name: str) -> str:
-    """The text that a reader of this file would see: strings of JSON documents unescaped, other files as they are."""
-    raw = submission.raw(name)
-    if name.endswith((".json", ".jsonl", ".ipynb")):
-        parts = raw.split(b"\n") if name.endswith(".jsonl") else [raw]
-        glue = "" if name.endswith(".ipynb") else "\n"  # a notebook keeps one text as a list of lines
-        return "\n".join(_strings(part, glue) for part in parts)
-    return raw.decode("utf-8", "replace")
-
-
-def _strings(raw: bytes, glue: str) -> str:
-    try:
-        stack = [parse_json(decode(raw))]
-    except BadJson:
-        return re.sub(r"\\[nrt]", " ", raw.decode("utf-8", "replace"))
-    out = []
-    while stack:
-        item = stack.pop()
-        if isinstance(item, str):
-            out.append(item)
-        elif isinstance(item, list):
-            text = item and all(isinstance(part, str) for part in item)
-            stack.extend([glue.join(item)] if text else item[::-1])
-        elif isinstance(item, dict):
-            stack.extend([*item.keys(), *item.values()][::-1])
-    return "\n".join(out)

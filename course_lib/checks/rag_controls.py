@@ -137,6 +137,11 @@ def _forbidden(pair: Pair, context: Context, leaks: Leaks) -> None:
 
 def hidden_matrix(config: RagConfig, context: Context) -> tuple[int, int]:
     """(probes, forbidden chunks): every account asks every hidden question of the index that was described."""
+    described = config.index.max_words, config.index.overlap, config.mode, config.k
+    return context.once(("hidden", *described), lambda: _ask_hidden(config, context))
+
+
+def _ask_hidden(config: RagConfig, context: Context) -> tuple[int, int]:
     probes = forbidden = 0
     for user in context.corpus.users:
         for question in context.hidden:

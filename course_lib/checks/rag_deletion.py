@@ -15,11 +15,11 @@ from course_lib.checks.common import (
     flat,
     listed,
     place,
-    plain_text,
     reason,
     short,
     verdict,
 )
+from course_lib.checks.plain import plain_text
 from course_lib.checks.rag_controls import load_deletion
 from course_lib.checks.rag_rows import load_config
 from course_lib.chunking import sections

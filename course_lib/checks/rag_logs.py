@@ -10,10 +10,11 @@ from typing import Any
 
 from course_lib.access import allowance
 from course_lib.artifacts import AuditRow
-from course_lib.checks.common import Context, first, flat, place, plain_text, reason, shingles, short, verdict
+from course_lib.checks.common import Context, first, flat, place, reason, shingles, short, verdict
+from course_lib.checks.plain import plain_text
 from course_lib.checks.rag_controls import load_deletion, load_injections, load_probes
 from course_lib.checks.rag_rows import load_config, load_pairs
-from course_lib.strictjson import BadJson, decode, parse_json
+from course_lib.strictjson import BadJson
 from course_lib.submission import Row, Submission
 from course_lib.types import Finding
 
@@ -163,7 +164,7 @@ def _units(submission: Submission, name: str) -> Iterator[tuple[str, str]]:
         return
     for number, line in enumerate(submission.raw(name).split(b"\n"), 1):
         try:
-            row = parse_json(decode(line))
+            row = submission.parsed(line)
         except BadJson:
             yield f"{spot}:{number}", line.decode("utf-8", "replace").replace("\\n", " ")
             continue
