@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from course_lib import cli_grade, cli_model, cli_review
+from course_lib import cli_grade, cli_review
 from course_lib.errors import CourseError, UsageError
+from course_lm import cli as cli_model
 
 app = typer.Typer(help="Run, check and grade the LLM engineering course. Start with: course doctor",
                   no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -145,11 +146,12 @@ def path(name: Annotated[str | None, typer.Argument(help="For example fine-tunin
 
 
 @app.command()
-def quiz(module: str) -> None:
+def quiz(module: str,
+         part: Annotated[str | None, typer.Option(help="One part only: a is for notebook 01a.")] = None) -> None:
     """Print a module's readiness check as text."""
     from course_lib.widgets import quiz_text
 
-    typer.echo(quiz_text(module))
+    typer.echo(quiz_text(module, part=part))
 
 
 @app.command()

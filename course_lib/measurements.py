@@ -188,9 +188,11 @@ def course_lm() -> Iterator[str]:
     """course-lm on its locked rows and in the real flow, its speed beside the bandwidth floor, LoRA in 200 steps."""
     from tempfile import TemporaryDirectory
 
-    from course_lib import lm_bench, lm_eval, lm_flow, lm_task_eval
-    from course_lib.lm_export import model_folder
-    from course_lib.models import connect, default_model, gguf_path
+    from course_lib.models import connect, default_model, gguf_path, model_folder
+    from course_lm import bench as lm_bench
+    from course_lm import eval as lm_eval
+    from course_lm import flow as lm_flow
+    from course_lm import task_eval as lm_task_eval
 
     client, folder, command = connect(embedded=True), model_folder(), "course figures --measure --only course_lm"
     model, locked, tasks = default_model(client), lm_eval.load_items("locked"), lm_eval.load_items("tasks")

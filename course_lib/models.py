@@ -208,6 +208,13 @@ def constrained(
     return client.post("/v1/chat/completions", body=body, cast_to=dict[str, Any])
 
 
+def model_folder() -> Path:
+    """``data/models/course-lm`` of this course."""
+    from course_lib.catalog import repo_root
+
+    return repo_root() / "data" / "models" / "course-lm"
+
+
 def gguf_path(model: str) -> Path:
     """The GGUF file of an embedded model, checked against SHA256SUMS where listed; COURSE_LM_GGUF names another.
 

@@ -10,12 +10,21 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from course_lib import cli, lm_card, lm_curriculum, lm_dpo, lm_eval, lm_export, lm_model, lm_real, lm_tasks
+from course_lib import cli
 from course_lib.checksums import write_checksums
 from course_lib.errors import CourseError
-from course_lib.lm_data import plain_texts
+from course_lib.models import model_folder
+from course_lm import card as lm_card
+from course_lm import curriculum as lm_curriculum
+from course_lm import dpo as lm_dpo
+from course_lm import eval as lm_eval
+from course_lm import export as lm_export
+from course_lm import model as lm_model
+from course_lm import real as lm_real
+from course_lm import tasks as lm_tasks
+from course_lm.data import plain_texts
 
-FOLDER = lm_export.model_folder()
+FOLDER = model_folder()
 
 
 def model(*words: str, code: int = 0) -> str:
@@ -49,7 +58,7 @@ def test_mistakes_are_explained(words: tuple[str, ...], says: str) -> None:
 
 
 def test_stages_leave_checkpoint_log_and_picture(tmp_path: Path) -> None:
-    from course_lib import lm_tokenizer
+    from course_lm import tokenizer as lm_tokenizer
 
     tokenizer = lm_tokenizer.train(plain_texts(150, 1), vocab_size=900)
     start = tmp_path / "start"

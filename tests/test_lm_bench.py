@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from course_lib import lm_bench, lm_export, measurements
-from course_lib.lm_card import BARS
-from course_lib.models import connect, gguf_path
+from course_lib import measurements
+from course_lib.models import connect, gguf_path, model_folder
+from course_lm import bench as lm_bench
+from course_lm.card import BARS
 
-FOLDER = lm_export.model_folder()
+FOLDER = model_folder()
 
 
 def test_server_and_transformers_name_the_same_next_tokens() -> None:

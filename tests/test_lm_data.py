@@ -6,11 +6,14 @@ import random
 
 import pytest
 
-from course_lib import lm_encode, lm_eval, lm_tokenizer
-from course_lib.lm_data import ABSTAIN, Item, frame_item, key_item, plain_texts, pool
-from course_lib.lm_frames import Vocabulary, _slots, make_fact, part, words, written
-from course_lib.lm_inject import injection
-from course_lib.lm_lexicon import FRAMES, MODIFIERS, NOUNS, VERBS
+from course_lib.prompts import one_line
+from course_lm import encode as lm_encode
+from course_lm import eval as lm_eval
+from course_lm import tokenizer as lm_tokenizer
+from course_lm.data import ABSTAIN, Item, frame_item, key_item, plain_texts, pool
+from course_lm.frames import Vocabulary, _slots, make_fact, part, words, written
+from course_lm.inject import injection
+from course_lm.lexicon import FRAMES, MODIFIERS, NOUNS, VERBS
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +84,9 @@ def test_written_wordings_hold_nothing_of_the_test() -> None:
         for texts in more["frames"][kind].values():
             for text in texts:
                 assert set(_slots(text)) <= set(make_fact(random.Random(1), Vocabulary.of("train"), kind).slots), text
-    for seed in range(400):  # and the attacks of the test
+    for attack in more["attacks"]["frames"]:
+        assert one_line(attack) == attack, "the prompt builder would take control tokens out of it"
+    for seed in range(400):
         assert injection(random.Random(seed), "train", "x", 3)[0].split()[0] != "Attention"
 
 
@@ -110,7 +115,7 @@ def test_labels_point_at_sentence_ends_and_asked_words(tokenizer, chat: bool) ->
 
 def test_chat_prompt_is_what_the_template_renders(tokenizer) -> None:
     item = items(1)[0]
-    from course_lib.lm_data import prompt_texts
+    from course_lm.data import prompt_texts
 
     system, user, _ = prompt_texts(item)
     ids, _ = lm_tokenizer.chat_ids(tokenizer, system, user)
@@ -121,7 +126,7 @@ def test_chat_prompt_is_what_the_template_renders(tokenizer) -> None:
 def test_the_start_can_copy_before_any_training(tokenizer) -> None:
     import torch
 
-    from course_lib.lm_model import new_model
+    from course_lm.model import new_model
 
     ids = torch.randint(300, 1100, (4, 40), generator=torch.Generator().manual_seed(1))
     ids = torch.cat([ids, ids], 1)

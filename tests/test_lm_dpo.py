@@ -9,10 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from course_lib import lm_curriculum, lm_dpo, lm_export, lm_tasks, lm_tokenizer, lm_train
 from course_lib.errors import DataError
-from course_lib.lm_data import plain_texts
-from course_lib.lm_eval import normalised
+from course_lib.models import model_folder
+from course_lm import curriculum as lm_curriculum
+from course_lm import dpo as lm_dpo
+from course_lm import export as lm_export
+from course_lm import tasks as lm_tasks
+from course_lm import tokenizer as lm_tokenizer
+from course_lm import train as lm_train
+from course_lm.data import plain_texts
+from course_lm.eval import normalised
 
 TINY = {"width": 64, "layers": 2, "heads": 2, "inner": 96}
 
@@ -55,7 +61,7 @@ def test_every_task_has_wrong_replies(task: str) -> None:
 
 
 def test_own_pairs_hold_what_the_model_says_wrongly() -> None:
-    rng, checkpoint = random.Random(4), lm_export.model_folder() / "instruct"
+    rng, checkpoint = random.Random(4), model_folder() / "instruct"
     items, tokenizer = [draw(rng) for _ in range(12)], lm_tokenizer.load(checkpoint)
     made = {pair.prompt: pair for pair in lm_dpo.own_pairs(checkpoint, items, device="cpu", batch=5, max_tokens=12)}
     same = 0
@@ -101,7 +107,7 @@ def test_training_without_pairs_is_refused(checkpoint: Path, tmp_path: Path) -> 
 def test_the_head_without_triton_computes_what_cross_entropy_does() -> None:
     import torch
 
-    from course_lib.trl_cpu import TorchLogProbs
+    from course_lm.trl_cpu import TorchLogProbs
 
     torch.manual_seed(0)
     hidden, weight = torch.randn(5, 8, requires_grad=True), torch.randn(11, 8)

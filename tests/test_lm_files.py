@@ -6,11 +6,14 @@ import json
 
 import pytest
 
-from course_lib import lm_card, lm_eval, lm_export
 from course_lib.corpus import load_questions
-from course_lib.lm_real import written_questions
+from course_lib.models import model_folder
+from course_lm import card as lm_card
+from course_lm import eval as lm_eval
+from course_lm import export as lm_export
+from course_lm.real import written_questions
 
-FOLDER = lm_export.model_folder()
+FOLDER = model_folder()
 
 
 def test_files_match_their_manifest() -> None:

@@ -8,9 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from course_lib import lm_bench, lm_dpo, lm_export, lm_task_eval, lm_tasks, lm_tokenizer, lm_train
-from course_lib.lm_data import plain_texts
 from course_lib.models import connect
+from course_lm import bench as lm_bench
+from course_lm import dpo as lm_dpo
+from course_lm import export as lm_export
+from course_lm import task_eval as lm_task_eval
+from course_lm import tasks as lm_tasks
+from course_lm import tokenizer as lm_tokenizer
+from course_lm import train as lm_train
+from course_lm.data import plain_texts
 
 TINY = {"width": 64, "layers": 2, "heads": 2, "inner": 96}
 QUICK = {"device": "cpu", "batch_tokens": 1500}

@@ -8,12 +8,13 @@ import re
 
 import pytest
 
-from course_lib import lm_eval, lm_tasks
-from course_lib.lm_frames import words, written
-from course_lib.lm_task_eval import SCHEMAS, Reply, evaluate, field_share, macro_f1, parse, summary
-from course_lib.lm_task_words import ASKS, BETWEEN, CASES, DUTY_FRAMES, NO_DUTY, RISK, SCOPE, TOOL_ASKS, TOPICS
-from course_lib.lm_tasks import TASKS, TIERS, TaskItem, task_item, vocabulary
 from course_lib.prompts import REFUSE
+from course_lm import eval as lm_eval
+from course_lm import tasks as lm_tasks
+from course_lm.frames import words, written
+from course_lm.task_eval import SCHEMAS, Reply, evaluate, field_share, macro_f1, parse, summary
+from course_lm.task_words import ASKS, BETWEEN, CASES, DUTY_FRAMES, NO_DUTY, RISK, SCOPE, TOOL_ASKS, TOPICS
+from course_lm.tasks import TASKS, TIERS, TaskItem, task_item, vocabulary
 
 
 def items(task: str, split: str = "train", count: int = 200) -> list[TaskItem]:
@@ -125,7 +126,8 @@ def test_written_wordings_of_tasks_are_not_those_of_the_test() -> None:
     for name, texts in written()["tasks"].items():
         mine = {lm_eval.normalised(text) for text in texts}
         assert len(mine) == len(texts)
-        assert not mine & {lm_eval.normalised(text) for split in ("train", "test") for text in words(lists[name][split])}
+        known = words(lists[name]["train"]) + words(lists[name]["test"])
+        assert not mine & {lm_eval.normalised(text) for text in known}
 
 
 def test_every_object_of_the_test_has_a_word_that_training_lacks() -> None:
@@ -146,8 +148,8 @@ def test_locked_rows_have_every_task_and_their_own_ids() -> None:
 
 
 def test_items_fit_the_context_that_training_uses() -> None:
-    from course_lib import lm_tokenizer
-    from course_lib.lm_data import plain_texts
+    from course_lm import tokenizer as lm_tokenizer
+    from course_lm.data import plain_texts
 
     texts = [json.dumps(item.tools) + shown(item) + item.reply for item in items("", count=600)]
     texts += plain_texts(600, 1)
@@ -167,8 +169,8 @@ def client():
 
 @pytest.mark.parametrize("kind", ["extract", "call", "result", "refuse"])
 def test_server_and_transformers_render_equal_token_ids(client, kind: str) -> None:
-    from course_lib import lm_tokenizer
-    from course_lib.lm_export import model_folder
+    from course_lib.models import model_folder
+    from course_lm import tokenizer as lm_tokenizer
 
     tokenizer = lm_tokenizer.load(model_folder() / "instruct")
     task = kind if kind in TASKS else "tools"

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from course_lib import lm_export, lm_tokenizer, lm_train, server
+from course_lib import server
 from course_lib.errors import ModelError, UsageError
-from course_lib.lm_data import plain_texts
+from course_lm import export as lm_export
+from course_lm import tokenizer as lm_tokenizer
+from course_lm import train as lm_train
+from course_lm.data import plain_texts
 
 TINY = {"width": 64, "layers": 2, "heads": 2, "inner": 96}
 TOOL = {"type": "function", "function": {"name": "lookup", "description": "Find a document.", "parameters": {

@@ -25,11 +25,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from course_lib import lm_lexicon as lexicon
-from course_lib.lm_frames import Fact, Vocabulary, filler, invented, make_fact, object_name, span, title, words
-from course_lib.lm_inject import injection
-from course_lib.lm_task_words import DUTY, RISK, listed
 from course_lib.prompts import REFUSE, SYSTEM, task_prompt
+from course_lm import lexicon
+from course_lm.frames import Fact, Vocabulary, filler, invented, make_fact, object_name, span, title, words
+from course_lm.inject import injection
+from course_lm.task_words import DUTY, RISK, listed
 
 WEIGHTS = {"extract": 6, "classify": 4, "summarise": 4, "tools": 6, "refuse": 3}  # how often a task is drawn
 TASKS = tuple(WEIGHTS)
@@ -74,7 +74,7 @@ def locked_task_items(count_per_task: int = 60, seed: int = 70_117) -> list[dict
 
 def task_ids(tokenizer: Any, item: TaskItem) -> tuple[list[int], list[int]]:
     """Token ids of the prompt up to the assistant's turn, and of the reply with its end token."""
-    from course_lib.lm_tokenizer import TURN_END
+    from course_lm.tokenizer import TURN_END
 
     text = tokenizer.apply_chat_template(item.messages, tools=item.tools or None, tokenize=False,
                                          add_generation_prompt=True)  # fmt: skip

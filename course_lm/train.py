@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from course_lib.errors import UsageError
-from course_lib.lm_data import Item
-from course_lib.lm_encode import KINDS, Example, collate, encode
+from course_lm.data import Item
+from course_lm.encode import KINDS, Example, collate, encode
 
 LOSS_WEIGHTS = {"reply": 1.0, "asked": 0.6, "answers": 0.3, "chosen": 0.6, "begins": 0.2, "spread": 0.15,
                 "kind": 0.4}  # fmt: skip
@@ -75,7 +75,7 @@ def train(stage: str, out_dir: Path | str, *, device: str = "auto", start: Path 
 
 
 def _default_sampler(real: Callable[..., Item] | None, tasks: float = 0.0) -> Callable[[random.Random, int, str], Item]:
-    from course_lib import lm_curriculum
+    from course_lm import curriculum as lm_curriculum
 
     return lm_curriculum.sampler("train", real=real, tasks=tasks)
 
@@ -87,7 +87,9 @@ class _Run:
                  report: Any, shape: dict[str, int]) -> None:  # fmt: skip
         import torch
 
-        from course_lib import lm_curriculum, lm_model, lm_tokenizer
+        from course_lm import curriculum as lm_curriculum
+        from course_lm import model as lm_model
+        from course_lm import tokenizer as lm_tokenizer
 
         torch.manual_seed(plan.seed)
         self.plan, self.out, self.device, self.report = plan, out, device, report
@@ -246,7 +248,7 @@ class _Run:
 
     def _look(self) -> None:
         """Log the losses and the held-out scores, move up a level when this one is learnt, save."""
-        from course_lib.lm_curriculum import LEVELS
+        from course_lm.curriculum import LEVELS
 
         scores = self.score(random.Random(self.step), 96)
         steps, self.looked = self.step - self.looked, self.step

@@ -53,7 +53,7 @@ _RESULTS = "evals/results.json"
 
 
 def _base(folder: Path | str | None) -> Path:
-    from course_lib.lm_export import model_folder
+    from course_lib.models import model_folder
 
     return Path(folder) if folder else model_folder()
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from course_lib.lm_data import Item
-    from course_lib.lm_tasks import TaskItem
+    from course_lm.data import Item
+    from course_lm.tasks import TaskItem
 
 CONTINUE = 24  # tokens that the server generates from each prompt
 
@@ -27,7 +27,7 @@ def _completion(client: Any, ids: list[int], count: int, **settings: Any) -> dic
 
 def _prompts(tokenizer: Any, seed: int = 3) -> Any:
     """Endless token lists: prompts of all tasks, half of them cut at a random place."""
-    from course_lib.lm_tasks import task_ids, task_item
+    from course_lm.tasks import task_ids, task_item
 
     rng = random.Random(seed)
     while True:
@@ -44,8 +44,8 @@ def top1_agreement(client: Any, checkpoint: Path | str, positions: int = 2000) -
     import torch
     from transformers import AutoModelForCausalLM
 
-    from course_lib import lm_tokenizer
-    from course_lib.lm_eval import share
+    from course_lm import tokenizer as lm_tokenizer
+    from course_lm.eval import share
 
     tokenizer = lm_tokenizer.load(checkpoint)
     model = AutoModelForCausalLM.from_pretrained(str(checkpoint), dtype=torch.float32).eval()
@@ -85,7 +85,7 @@ def speed(
     floor_tokens_per_s: bandwidth over file size, because each token reads every weight once. A file that fits into the
     processor's cache may pass it.
     """
-    from course_lib import lm_tokenizer
+    from course_lm import tokenizer as lm_tokenizer
 
     ids = next(_prompts(lm_tokenizer.load(checkpoint)))
     rates = []
@@ -113,7 +113,9 @@ def lora_sft(
     from transformers import AutoModelForCausalLM
     from trl import SFTConfig, SFTTrainer
 
-    from course_lib import lm_dpo, lm_tokenizer, trl_cpu
+    from course_lm import dpo as lm_dpo
+    from course_lm import tokenizer as lm_tokenizer
+    from course_lm import trl_cpu
 
     trl_cpu.enable()
     tokenizer = lm_tokenizer.load(base)
@@ -142,12 +144,12 @@ def lora_gain(base: Path | str, out_dir: Path | str, *, steps: int = 200, held_o
     Returns {seconds, before, after, gain, low, high, n}: shares of whole replies right on items of the test split, and
     the paired 95 % interval of the gain. ``base`` reads the same chat prompts; it was trained on plain text.
     """
-    from course_lib import lm_tokenizer
-    from course_lib.lm_data import frame_item
-    from course_lib.lm_dpo import generate, prompt_of, reply_of
-    from course_lib.lm_eval import normalised
-    from course_lib.lm_frames import Vocabulary
     from course_lib.measure import bootstrap_difference
+    from course_lm import tokenizer as lm_tokenizer
+    from course_lm.data import frame_item
+    from course_lm.dpo import generate, prompt_of, reply_of
+    from course_lm.eval import normalised
+    from course_lm.frames import Vocabulary
 
     rng, tokenizer = random.Random(5), lm_tokenizer.load(base)
 

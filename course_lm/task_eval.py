@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from course_lib.lm_eval import judge, normalised, share
 from course_lib.prompts import REFUSE
+from course_lm.eval import judge, normalised, share
 
 if TYPE_CHECKING:
     import anthropic

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from course_lib import lm_lexicon as lexicon
-from course_lib.lm_frames import Fact, Vocabulary, filler, invented, make_fact, object_name, title, words
-from course_lib.lm_inject import injection
 from course_lib.prompts import ABSTAIN, SYSTEM, answer_prompt
+from course_lm import lexicon
+from course_lm.frames import Fact, Vocabulary, filler, invented, make_fact, object_name, title, words
+from course_lm.inject import injection
 
 STOP = set(
     """a an the of for to in on at by with from as is are was were be been must may can do does did has have had not no

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from course_lib.errors import DataError
-from course_lib.lm_data import Item
-from course_lib.lm_eval import normalised
-from course_lib.lm_tasks import TIERS, TaskItem, compact
 from course_lib.prompts import ABSTAIN, REFUSE
+from course_lm.data import Item
+from course_lm.eval import normalised
+from course_lm.tasks import TIERS, TaskItem, compact
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def reply_of(item: Item | TaskItem) -> str:
 
 def prompt_of(tokenizer: Any, item: Item | TaskItem) -> str:
     """The prompt as the chat template renders it, up to the assistant's turn."""
-    from course_lib.lm_data import prompt_texts
+    from course_lm.data import prompt_texts
 
     if isinstance(item, TaskItem):
         messages, tools = item.messages, item.tools or None
@@ -121,7 +121,7 @@ def _wrong_summary(rng: random.Random, item: TaskItem) -> str:
 
 def _wrong_call(rng: random.Random, item: TaskItem) -> str:
     """Another tool, a shortened argument, or an answer where a call is due; for results, a new call."""
-    from course_lib.lm_tasks import call_text
+    from course_lm.tasks import call_text
 
     call = item.meta["call"]
     if call is None:
@@ -149,7 +149,7 @@ def own_pairs(
     max_tokens: int = 120, tick: Callable[[int], None] = lambda done: None,
 ) -> list[Pair]:  # fmt: skip
     """Pairs whose wrong reply is the checkpoint's own greedy one; items that it gets right make none."""
-    from course_lib import lm_tokenizer
+    from course_lm import tokenizer as lm_tokenizer
 
     tokenizer = lm_tokenizer.load(checkpoint)
     prompts = [prompt_of(tokenizer, item) for item in items]
@@ -220,7 +220,8 @@ def train(
     from transformers.trainer_utils import get_last_checkpoint
     from trl import DPOConfig, DPOTrainer
 
-    from course_lib import lm_tokenizer, trl_cpu
+    from course_lm import tokenizer as lm_tokenizer
+    from course_lm import trl_cpu
 
     trl_cpu.enable()
     out, kept = Path(out_dir), Path(out_dir) / "pairs.jsonl"

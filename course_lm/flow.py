@@ -24,9 +24,9 @@ def measure_flow(
     citation or an abstention. verbatim: the quotation stands in the cited source.
     """
     from course_lib.corpus import load_corpus, load_questions
-    from course_lib.lm_eval import share
     from course_lib.rag import answer
     from course_lib.retrieval import Index
+    from course_lm.eval import share
 
     corpus = load_corpus()
     index = Index.build(corpus)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from course_lib.errors import DataError, ModelError
+from course_lib.models import model_folder
 
 # Kind of file: type of the matrices, type of the embeddings; both as gguf names them.
 QUANTISATIONS = {"f16": ("F16", "F16"), "q8_0": ("Q8_0", "Q8_0"), "q4_1": ("Q4_1", "Q8_0")}
@@ -108,7 +109,7 @@ def _write_tokenizer(writer: Any, checkpoint: Path) -> None:
     """Tokens, types, merges, the pre-tokenizer's name and the chat template."""
     import gguf
 
-    from course_lib.lm_tokenizer import PRE_TOKENIZER, load
+    from course_lm.tokenizer import PRE_TOKENIZER, load
 
     tokenizer = load(checkpoint)
     description = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -168,13 +169,6 @@ def _interleave(array: Any, heads: int) -> Any:
     """Rows of each head from halves (transformers) to pairs (llama.cpp); shape (heads * d, width) stays."""
     rows, width = array.shape
     return array.reshape(heads, 2, rows // heads // 2, width).swapaxes(1, 2).reshape(rows, width).copy()
-
-
-def model_folder() -> Path:
-    """``data/models/course-lm`` of this course."""
-    from course_lib.catalog import repo_root
-
-    return repo_root() / "data" / "models" / "course-lm"
 
 
 def verify(folder: Path | str | None = None) -> list[str]:

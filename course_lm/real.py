@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from course_lib import lm_lexicon as lexicon
-from course_lib.lm_data import STOP, Item, _poison, stems
-from course_lib.lm_frames import Vocabulary, words
+from course_lm import lexicon
+from course_lm.data import STOP, Item, _poison, stems
+from course_lm.frames import Vocabulary, words
 
 _TIME = re.compile(
     r"\b(?:within|for|after|every|before|at least|at most|no later than|up to|until|by)?\s*"
@@ -182,7 +182,7 @@ def planted() -> list[str]:
 
 def written_questions() -> dict[str, list[str]]:
     """Questions written for the corpus, by a part of the sentence that answers them."""
-    from course_lib.lm_export import model_folder
+    from course_lib.models import model_folder
     from course_lib.strict import read_text
 
     rows = [line.split("\t") for line in read_text(model_folder() / "data" / "questions.tsv").splitlines() if line]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from course_lib import lm_lexicon as lexicon
+from course_lm import lexicon
 
 HELD_OUT_SHARE = 6  # one word in six is for the test alone
 HELD_OUT_QUESTIONS = 2  # so are the last questions of each kind, and its last sentence
@@ -35,7 +35,7 @@ def part(entries: list[str], split: str) -> list[str]:
 def written() -> dict[str, Any]:
     """More words, sentences and questions for training alone: {"words": {list: entries}, "frames": {kind: {...}},
     "tasks": {list: entries}}, as ``data/wordings.json`` of the model folder holds them."""
-    from course_lib.lm_export import model_folder
+    from course_lib.models import model_folder
     from course_lib.strict import read_text
 
     return json.loads(read_text(model_folder() / "data" / "wordings.json"))

@@ -10,9 +10,9 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from course_lib.lm_data import STOP, Item, prompt_texts, stems
-from course_lib.lm_lexicon import FRAMES
-from course_lib.lm_tokenizer import TURN_END, TURN_START
+from course_lm.data import STOP, Item, prompt_texts, stems
+from course_lm.lexicon import FRAMES
+from course_lm.tokenizer import TURN_END, TURN_START
 
 IGNORE = -100
 KINDS = ("", *FRAMES)
@@ -45,7 +45,7 @@ def plain_text(user: str) -> str:
 
 def encode_task(tokenizer: Any, item: Any) -> Example:
     """Ids of one item of another task (``lm_tasks.TaskItem``), through the chat template; labels on the reply alone."""
-    from course_lib.lm_tasks import task_ids
+    from course_lm.tasks import task_ids
 
     prompt, reply = task_ids(tokenizer, item)
     return Example(prompt + reply, len(prompt), [], [], [], [])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from course_lib import lm_lexicon as lexicon
-from course_lib.lm_frames import part, words, written
+from course_lm import lexicon
+from course_lm.frames import part, words, written
 
 # What marks a duty. Both splits share these words: they are the rule. The frames around them differ.
 DUTY = "must|must|must|shall|has to|needs to|is required to|is obliged to"

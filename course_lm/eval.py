@@ -29,8 +29,8 @@ def locked_items(count: int = 600, seed: int = TEST_SEED) -> list[dict[str, Any]
 
     most: sentences per source at most. It is 1 in half of the rows, as in the course's prompts, and 3 in the others.
     """
-    from course_lib.lm_data import frame_item
-    from course_lib.lm_frames import Vocabulary
+    from course_lm.data import frame_item
+    from course_lm.frames import Vocabulary
 
     rng, v = random.Random(seed), Vocabulary.of("test")
     rows = []
@@ -45,7 +45,7 @@ def locked_items(count: int = 600, seed: int = TEST_SEED) -> list[dict[str, Any]
 
 def corpus_items(count: int = 200, seed: int = TEST_SEED) -> list[dict[str, Any]]:
     """Rows on real corpus sentences. The sentences are in training too; the rest is a new draw."""
-    from course_lib.lm_real import maker
+    from course_lm.real import maker
 
     rng, make = random.Random(seed), maker("test")
     rows = []
@@ -57,7 +57,7 @@ def corpus_items(count: int = 200, seed: int = TEST_SEED) -> list[dict[str, Any]
 
 def load_items(name: str = "locked") -> list[dict[str, Any]]:
     """The committed rows: ``locked``, ``corpus`` or ``tasks``."""
-    from course_lib.lm_export import model_folder
+    from course_lib.models import model_folder
     from course_lib.strict import read_text
 
     return [json.loads(line) for line in read_text(model_folder() / "evals" / f"{name}.jsonl").splitlines()]
@@ -65,7 +65,7 @@ def load_items(name: str = "locked") -> list[dict[str, Any]]:
 
 def write_items(folder: Path | str) -> None:
     """Write ``locked.jsonl``, ``corpus.jsonl`` and ``tasks.jsonl`` into ``folder``."""
-    from course_lib.lm_tasks import locked_task_items
+    from course_lm.tasks import locked_task_items
 
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name, rows in (("locked", locked_items()), ("corpus", corpus_items()), ("tasks", locked_task_items())):
@@ -78,7 +78,7 @@ def ask(client: anthropic.Anthropic, model: str, row: dict[str, Any], *, plain: 
     from course_lib.models import sampling
 
     if plain:
-        from course_lib.lm_encode import plain_text
+        from course_lm.encode import plain_text
 
         prompt = plain_text(answer_prompt(row["question"], row["sources"]))
         body = {"prompt": prompt, "n_predict": 160, "temperature": 0, "stop": ["\n"]}

@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from course_lib.lm_data import Item, frame_item, key_item, pool
-from course_lib.lm_frames import Vocabulary
+from course_lm.data import Item, frame_item, key_item, pool
+from course_lm.frames import Vocabulary
 
 # sources at most, sentences per source at most, share of loose words, of unanswerable, of hostile items, of real text
 _LEVELS = (
@@ -32,7 +32,7 @@ def sampler(split: str = "train", *, real: Callable[..., Item] | None = None, ta
 
     def draw(rng: random.Random, level: int, stage: str) -> Any:
         if stage == "sft" and rng.random() < tasks:
-            from course_lib.lm_tasks import task_item
+            from course_lm.tasks import task_item
 
             return task_item(rng, split)
         ahead = min(level + (rng.random() < AHEAD), LEVELS - 1)

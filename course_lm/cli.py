@@ -31,7 +31,7 @@ def train(
     json: Json = False,
 ) -> None:  # fmt: skip
     """Train one stage with progress, a JSON log, and the loss curve as a picture beside it."""
-    from course_lib.lm_card import loss_picture
+    from course_lm.card import loss_picture
 
     if stage not in ("pretrain", "sft", "dpo"):
         raise UsageError(f"unknown stage {stage!r}", fix="use pretrain, sft or dpo")
@@ -49,7 +49,9 @@ def train(
 
 
 def _train_own(stage: str, out: Path, device: str, start: Path | None, settings: dict[str, Any], report: Any) -> None:
-    from course_lib import lm_real, lm_tokenizer, lm_train
+    from course_lm import real as lm_real
+    from course_lm import tokenizer as lm_tokenizer
+    from course_lm import train as lm_train
 
     fresh = start is None and not (out / "state.pt").exists()
     tokenizer = lm_tokenizer.train(_tokenizer_texts()) if fresh else None
@@ -64,8 +66,8 @@ def _tokenizer_texts() -> Iterator[str]:
     import random
 
     from course_lib.corpus import load_corpus
-    from course_lib.lm_data import plain_texts
-    from course_lib.lm_tasks import task_item
+    from course_lm.data import plain_texts
+    from course_lm.tasks import task_item
 
     rng = random.Random(1)
     yield from plain_texts(6000, 1)
@@ -80,7 +82,10 @@ def _train_dpo(out: Path, device: str, start: Path, settings: dict[str, Any], re
     """Pairs from the checkpoint's own mistakes, and as many again by rule; then DPO."""
     import random
 
-    from course_lib import lm_curriculum, lm_dpo, lm_real, lm_tokenizer
+    from course_lm import curriculum as lm_curriculum
+    from course_lm import dpo as lm_dpo
+    from course_lm import real as lm_real
+    from course_lm import tokenizer as lm_tokenizer
 
     made = None
     if not (out / "pairs.jsonl").exists():
@@ -107,16 +112,17 @@ def export(
     to: Folder = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Publish a checkpoint as safetensors and GGUF, and refresh the manifest."""
-    from course_lib import lm_export
+    from course_lib.models import model_folder
+    from course_lm import export as lm_export
 
-    made = lm_export.export(checkpoint, to or lm_export.model_folder(), name=name, kinds=tuple(kind or ("f16",)))
+    made = lm_export.export(checkpoint, to or model_folder(), name=name, kinds=tuple(kind or ("f16",)))
     _say({path.name: f"{path.stat().st_size / 1e6:.1f} MB" for path in made}, json)
 
 
 @app.command()
 def verify(folder: Folder = None, json: Json = False) -> None:
     """Check every model file against the SHA-256 manifest."""
-    from course_lib.lm_export import verify as problems_of
+    from course_lm.export import verify as problems_of
 
     problems = problems_of(folder)
     _say({"ok": not problems, "problems": problems}, json)
@@ -127,7 +133,7 @@ def verify(folder: Folder = None, json: Json = False) -> None:
 def card(folder: Folder = None, json: Json = False) -> None:
     """Render the model card and the release-gate report from the evaluation files."""
     from course_lib.checksums import write_checksums
-    from course_lib.lm_card import write_card
+    from course_lm.card import write_card
 
     path = write_card(folder)
     write_checksums(path.parent)
@@ -144,8 +150,8 @@ def evaluate(
     json: Json = False,
 ) -> None:  # fmt: skip
     """Measure a model on the embedded server, greedy; each metric with a 95 % interval."""
-    from course_lib import lm_card
     from course_lib.models import connect, default_model
+    from course_lm import card as lm_card
 
     chosen = sets or ["locked"]
     if unknown := set(chosen) - set(SETS):
@@ -183,7 +189,9 @@ def _select(model: str) -> str:
 
 
 def _measure(client: Any, model: str, name: str, limit: int, plain: bool, report: Any) -> dict[str, Any]:
-    from course_lib import lm_eval, lm_flow, lm_task_eval
+    from course_lm import eval as lm_eval
+    from course_lm import flow as lm_flow
+    from course_lm import task_eval as lm_task_eval
 
     if name == "flow":
         return lm_flow.measure_flow(client, model, "locked_test")
