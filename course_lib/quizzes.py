@@ -2,6 +2,7 @@
 
 A question has ``kind`` (concept, decision, risk or evidence), ``prompt`` and 3 to 5 ``options``; exactly one option has
 ``right: true``, and each has a ``why`` that teaches. Options are shown in an order that depends on their text alone.
+A module of several notebooks marks every question with the ``part`` it belongs to: ``a`` is asked in 01a, and so on.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Question(_Strict):
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
     kind: Literal["concept", "decision", "risk", "evidence"]
+    part: Literal["a", "b", "c", "d"] | None = None
     prompt: Text
     options: tuple[Option, ...] = Field(min_length=3, max_length=5)
 
@@ -75,24 +77,41 @@ class Question(_Strict):
 
 
 class Quiz(_Strict):
-    """The readiness check of one module. code: two digits."""
+    """The readiness check of one module, or one part of it. code: two digits; part: None for all questions."""
 
     code: Annotated[str, Field(pattern=r"^\d\d$")]
     questions: tuple[Question, ...] = Field(min_length=1)
+    part: Literal["a", "b", "c", "d"] | None = None
+
+    @property
+    def title(self) -> str:
+        """For example ``Readiness check 01a``."""
+        return f"Readiness check {self.code}{self.part or ''}"
 
     @model_validator(mode="after")
     def _shape(self) -> Quiz:
         if len({q.id for q in self.questions}) != len(self.questions):
             raise ValueError("two questions share an id")
+        parts = {q.part for q in self.questions}
+        if None in parts and len(parts) > 1:
+            raise ValueError("some questions name a part and some do not")
         for kind, (low, high) in WANTED.items():
             have = sum(q.kind == kind for q in self.questions)
-            if not low <= have <= high:
+            if not low <= have <= (high if parts == {None} else len(self.questions)):
                 raise ValueError(f"{have} {kind} questions; a readiness check has {low} to {high}")
+        for part in sorted(filter(None, parts)):
+            have = sum(q.kind == "concept" and q.part == part for q in self.questions)
+            low, high = WANTED["concept"]
+            if not low <= have <= high:
+                raise ValueError(f"{have} concept questions in part {part}; each part has {low} to {high}")
         return self
 
 
-def load_quiz(module: str | int, path: Path | None = None) -> Quiz:
-    """The quiz of a module. Raises UsageError when it has none and DataError when its file is malformed."""
+def load_quiz(module: str | int, path: Path | None = None, *, part: str | None = None) -> Quiz:
+    """The quiz of a module, or only its ``part``.
+
+    Raises UsageError when there is none and DataError when its file is malformed.
+    """
     import yaml
 
     found = catalog.find(module)
@@ -101,17 +120,27 @@ def load_quiz(module: str | int, path: Path | None = None) -> Quiz:
         raise UsageError(f"Module {found.code} has no readiness check yet.", where=f"quizzes/{found.code}.yaml")
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return Quiz.model_validate({"code": found.code, **(data if isinstance(data, dict) else {"questions": data})})
+        quiz = Quiz.model_validate({"code": found.code, **(data if isinstance(data, dict) else {"questions": data})})
     except (OSError, ValueError, yaml.YAMLError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
         why = f"{'.'.join(map(str, first['loc'])) or 'quiz'}: {first['msg']}" if first else str(error)
         raise DataError(f"The quiz is malformed: {why}", where=str(path)) from error
+    return quiz if part is None else _only(quiz, part)
 
 
-def quiz_text(module: str | int, *, answers: bool = False, width: int = 100) -> str:
-    """The whole quiz as plain text for a terminal; with ``answers`` also which option is right and each why."""
-    quiz = load_quiz(module)
-    lines = [f"Readiness check {quiz.code}: {len(quiz.questions)} questions"]
+def _only(quiz: Quiz, part: str) -> Quiz:
+    """The questions of one part, in their order. Raises UsageError that lists the parts there are."""
+    mine = tuple(q for q in quiz.questions if q.part == part)
+    if not mine:
+        there = ", ".join(sorted({q.part for q in quiz.questions if q.part})) or "none, it is one piece"
+        raise UsageError(f"The readiness check of module {quiz.code} has no part {part!r}.", fix=f"Its parts: {there}.")
+    return quiz.model_copy(update={"questions": mine, "part": part})
+
+
+def quiz_text(module: str | int, *, part: str | None = None, answers: bool = False, width: int = 100) -> str:
+    """The quiz as plain text for a terminal; with ``answers`` also which option is right and each why."""
+    quiz = load_quiz(module, part=part)
+    lines = [f"{quiz.title}: {len(quiz.questions)} questions"]
     for number, question in enumerate(quiz.questions, 1):
         lines += ["", *_wrap(f"{number}. ({question.kind}) {question.prompt}", width, "   ")]
         for letter, option in zip(LETTERS, question.options, strict=False):
@@ -123,7 +152,7 @@ def quiz_text(module: str | int, *, answers: bool = False, width: int = 100) -> 
 
 def quiz_html(quiz: Quiz) -> str:
     """The quiz as HTML without scripts, for pages where widgets do not render: an option opens its explanation."""
-    parts = [f"<section aria-label='Readiness check {quiz.code}'>"]
+    parts = [f"<section aria-label='{quiz.title}'>"]
     for number, question in enumerate(quiz.questions, 1):
         parts.append(f"<p><strong>{number}.</strong> ({question.kind}) {html.escape(question.prompt)}</p>")
         for letter, option in zip(LETTERS, question.options, strict=False):

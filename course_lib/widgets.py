@@ -28,19 +28,23 @@ _WORDS = {Outcome.PASS: ("✓", "pass"), Outcome.FAIL: ("✗", "fail"), Outcome.
           Outcome.SKIPPED: ("–", "skipped")}
 
 
-def quiz(module: str | int) -> QuizView:
-    """The readiness check of a module. As the last line of a cell it shows itself; answers go to the progress file."""
-    return QuizView(load_quiz(module))
+def quiz(module: str | int, part: str | None = None) -> QuizView:
+    """The readiness check of a module, or one ``part`` of it (``a`` to ``d``) for a module of several notebooks.
+
+    As the last line of a cell it shows itself; answers go to the progress file, under the module.
+    """
+    return QuizView(load_quiz(module, part=part), len(load_quiz(module).questions))
 
 
 class QuizView:
     """One quiz on screen. ``widget()`` builds the live form; without a widget manager the static form shows."""
 
-    def __init__(self, quiz: Quiz) -> None:
-        self.quiz = quiz
+    def __init__(self, quiz: Quiz, total: int | None = None) -> None:
+        """total: questions of the whole module, when ``quiz`` is a part of it."""
+        self.quiz, self.total = quiz, total or len(quiz.questions)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        bundle = {"text/plain": quiz_text(self.quiz.code), "text/html": quiz_html(self.quiz)}
+        bundle = {"text/plain": quiz_text(self.quiz.code, part=self.quiz.part), "text/html": quiz_html(self.quiz)}
         try:
             bundle[_WIDGET] = self.widget()._repr_mimebundle_()[_WIDGET]
         except Exception:  # no ipywidgets, or no kernel to talk to: the static form is complete by itself
@@ -87,7 +91,7 @@ class QuizView:
         verdict = "✓ Right." if option.right else f"✗ Not quite, {letter} is wrong."
         text = f"<p role='status'><strong>{verdict}</strong> {html.escape(option.why)}</p>"
         try:
-            progress.record_answer(self.quiz.code, question.id, letter, option.right, len(self.quiz.questions))
+            progress.record_answer(self.quiz.code, question.id, letter, option.right, self.total)
         except (CourseError, OSError) as error:
             text += f"<p>The answer was not saved. {html.escape(str(error))}</p>"
         return text

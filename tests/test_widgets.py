@@ -98,6 +98,45 @@ def test_text_shows_answers_only_when_asked() -> None:
     assert full.count("Right: ") == len(quiz.questions)
 
 
+def parted(change) -> dict:
+    data = copy.deepcopy(yaml.safe_load((catalog.repo_root() / "quizzes/01.yaml").read_text()))
+    change(data["questions"])
+    return data
+
+
+def test_a_part_is_its_own_quiz_and_is_recorded_under_the_module() -> None:
+    whole = quizzes.load_quiz("01")
+    parts = [quizzes.load_quiz("01", part=p) for p in "abcd"]
+    assert [q.id for p in parts for q in p.questions] == [q.id for q in whole.questions]
+    assert all(7 <= len(p.questions) <= 8 for p in parts)
+    view = widgets.quiz("01", part="c")
+    first = view.quiz.questions[0]
+    assert first.part == "c" and "Readiness check 01c" in view._repr_mimebundle_()["text/plain"]
+    view.respond(first, first.answer)
+    assert progress.read_progress()["modules"]["01"]["quiz"] == f"1 of {len(whole.questions)}"
+    assert widgets.quiz("01", part="c")._before() == widgets.quiz("01")._before() != {}
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    (lambda qs: qs[0].pop("part"), "some questions name a part"),
+    (lambda qs: qs[0].update(part="e"), "part"),
+    (lambda qs: qs[0].update(part="b"), "4 concept questions in part a"),
+    (lambda qs: [q.update(part="a") for q in qs], "in part a"),
+])
+def test_a_quiz_with_broken_parts_is_refused(tmp_path: Path, change, says: str) -> None:
+    path = tmp_path / "01.yaml"
+    path.write_text(yaml.safe_dump(parted(change)))
+    with pytest.raises(DataError, match=says):
+        quizzes.load_quiz("01", path)
+
+
+def test_a_part_that_is_not_there_is_named() -> None:
+    with pytest.raises(UsageError, match="no part 'a'"):
+        quizzes.load_quiz("06", part="a")
+    with pytest.raises(UsageError, match="no part 'z'"):
+        widgets.quiz("01", part="z")
+
+
 def test_letters_are_checked() -> None:
     question = quizzes.load_quiz("00").questions[0]
     assert question.option(question.answer.lower()).right
