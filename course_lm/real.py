@@ -185,8 +185,11 @@ def written_questions() -> dict[str, list[str]]:
     from course_lib.models import model_folder
     from course_lib.strict import read_text
 
-    rows = [line.split("\t") for line in read_text(model_folder() / "data" / "questions.tsv").splitlines() if line]
-    return {row[0]: row[1:] for row in rows}
+    found: dict[str, list[str]] = {}
+    for line in read_text(model_folder() / "data" / "questions.tsv").splitlines():
+        part, *questions = line.split("\t")
+        found.setdefault(part, []).extend(questions)
+    return found
 
 
 def _clean(found: list[Passage]) -> list[Passage]:
