@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +72,48 @@ def idle(page: Any) -> None:
     page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for(timeout=90_000)
 
 
+def choose_kernel(page: Any, title: str) -> None:
+    """By the button with the kernel's name and the dialog that it opens."""
+    name = page.locator(".jp-KernelName", has_text=title)
+    for _ in range(8):
+        if not _asked(page, title):
+            _patiently(lambda: page.locator(".jp-KernelName").first.click(timeout=10_000))
+            _patiently(lambda: page.locator(".jp-Dialog").wait_for(timeout=10_000))
+            _asked(page, title)
+        if _patiently(lambda: name.wait_for(timeout=15_000)):
+            break
+    assert name.is_visible(), page.locator(".jp-KernelName").all_inner_texts()
+    idle(page)
+
+
 def run_cell(page: Any, shown: Any, log: Path) -> None:
     """Runs the first code cell until ``shown``, a locator, is there: a key press while the page settles is lost."""
+    for _ in range(8):
+        _asked(page)
+        if _patiently(lambda: page.locator(".jp-CodeCell .cm-content").first.click(timeout=15_000)):
+            page.keyboard.press("Shift+Enter")
+            if _patiently(lambda: shown.wait_for(timeout=30_000)):
+                break
+    assert shown.is_visible(), log.read_text()[-2000:]
+
+
+def _asked(page: Any, title: str = "") -> bool:
+    """Answers the question for a kernel, which JupyterLab also asks by itself on a slow machine."""
+    ask = page.locator(".jp-Dialog", has_text="Select Kernel")
+    if not ask.is_visible():
+        return False
+    if title:
+        ask.locator("select").select_option(label=title)
+    ask.locator("button.jp-mod-accept").click()
+    return _patiently(lambda: ask.wait_for(state="detached", timeout=15_000))
+
+
+def _patiently(action: Callable[[], Any]) -> bool:
+    """Whether an action was done in its time."""
     from playwright.sync_api import TimeoutError
 
-    for _ in range(4):
-        page.locator(".jp-CodeCell .cm-content").first.click(timeout=60_000)
-        page.keyboard.press("Shift+Enter")
-        with contextlib.suppress(TimeoutError):
-            shown.wait_for(timeout=30_000)
-            break
-    assert shown.is_visible(), log.read_text()[-2000:]
+    try:
+        action()
+    except TimeoutError:
+        return False
+    return True

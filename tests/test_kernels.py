@@ -8,17 +8,22 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import lab_kit
 import nbformat as nbf
 import pytest
 from jupyter_client import KernelManager
+from typer.testing import CliRunner
 
+from course_lib import cli
 from course_lib import notebooks as nbs
+from course_lib.doctor import find_chromium
 from course_lib.errors import ExecutionError, UsageError
 from course_lib.execute import Execution, Limits, PapermillExecutor
-from course_lib.kernels import ForkServer, install_kernelspecs
+from course_lib.kernels import KERNELSPECS, ForkServer, install_kernelspecs
 from course_lib.reexecute import WarmSandboxedExecutor
 from course_lib.sandbox import available
 
@@ -36,6 +41,7 @@ SOURCES = (
 IS_WARM = "import sys\nprint('numpy' in sys.modules)"
 needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forking kernels needs Linux")
 needs_sandbox = pytest.mark.skipif(not available()[0], reason=available()[1] or "a sandbox works")
+both = pytest.mark.parametrize("name", ["course-warm", pytest.param("course-sandbox", marks=needs_sandbox)])
 pytestmark = needs_linux
 
 
@@ -126,7 +132,7 @@ def jupyter(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     yield prefix
 
 
-@pytest.mark.parametrize("name", ["course-warm", pytest.param("course-sandbox", marks=needs_sandbox)])
+@both
 def test_interrupt_restart_and_end_by_jupyters_own_client(jupyter: Path, name: str) -> None:
     manager = KernelManager(kernel_name=name)
     manager.start_kernel()
@@ -154,20 +160,48 @@ def test_interrupt_restart_and_end_by_jupyters_own_client(jupyter: Path, name: s
     assert not manager.is_alive()
 
 
-@needs_sandbox
-def test_papermill_takes_the_kernelspec(jupyter: Path, tmp_path: Path) -> None:
+@both
+def test_papermill_takes_the_kernelspec(jupyter: Path, tmp_path: Path, name: str) -> None:
     source, done = notebook(tmp_path / "n.ipynb", IS_WARM), tmp_path / "done.ipynb"
-    papermill = [sys.executable, "-m", "papermill", "-k", "course-sandbox", str(source), str(done)]
+    papermill = [sys.executable, "-m", "papermill", "-k", name, str(source), str(done)]
     subprocess.run(papermill, check=True, capture_output=True, timeout=60)
     assert text(done) == "True\n", "the module was there before the kernel was asked for it"
 
 
-def test_nbval_takes_the_kernelspec(jupyter: Path, tmp_path: Path) -> None:
+@both
+def test_nbval_takes_the_kernelspec(jupyter: Path, tmp_path: Path, name: str) -> None:
     source = nbf.v4.new_code_cell(IS_WARM, outputs=[nbf.v4.new_output("stream", text="True\n")], execution_count=1)
     nbf.write(nbf.v4.new_notebook(cells=[source]), tmp_path / "n.ipynb")
-    nbval = "pytest -p no:cacheprovider -q --nbval --nbval-kernel-name course-warm n.ipynb".split()
+    nbval = f"pytest -p no:cacheprovider -q --nbval --nbval-kernel-name {name} n.ipynb".split()
     result = subprocess.run([sys.executable, "-m", *nbval], capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert "1 passed" in result.stdout, result.stdout
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not find_chromium(), reason="no Chromium on this machine; set COURSE_CHROMIUM to its path")
+@both
+def test_a_person_chooses_the_kernel_in_jupyterlab(jupyter: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "root").mkdir()
+    source = "import os, sys\nprint('numpy' in sys.modules, os.path.isdir('/home/learner'))"
+    notebook(tmp_path / "root" / "n.ipynb", source, "21 * 2")
+    with (lab_kit.lab_server(tmp_path / "root", tmp_path / "lab") as url,
+          lab_kit.open_page(url, "n.ipynb") as page):  # fmt: skip
+        lab_kit.choose_kernel(page, KERNELSPECS[name][0])
+        shown = page.locator(".jp-OutputArea-output")
+        lab_kit.run_cell(page, shown.get_by_text(f"True {name == 'course-sandbox'}"), tmp_path / "lab" / "server.log")
+        page.keyboard.press("Shift+Enter")
+        shown.get_by_text("42", exact=True).wait_for()
+        if target := os.environ.get("COURSE_SCREENSHOT"):
+            page.screenshot(path=target)
+        kernels = json.load(urllib.request.urlopen(f"{url}/api/kernels"))
+    assert [kernel["name"] for kernel in kernels] == [name]
+
+
+def test_the_command_offers_the_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("course_lib.kernels.install_kernelspecs", lambda: install_kernelspecs(tmp_path))
+    done = CliRunner().invoke(cli.app, ["kernels"])
+    assert done.exit_code == 0 and "course-warm: Python 3 (course, warm)" in done.stdout, done.output
+    assert {p.name for p in (tmp_path / "share" / "jupyter" / "kernels").iterdir()} == {"course-warm", "course-sandbox"}
 
 
 def test_the_kernelspecs_name_the_provisioner(tmp_path: Path) -> None:
