@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,10 @@ def write_pages(book: Book, out: Path) -> None:
     style = style_of("style.css", "gradebook.css")
     wanted = set()
     for lab in book.labs:
-        shown = sorted(lab.rows, key=lambda r: (r.name.casefold(), r.learner, r.attempt))
-        for number, row in enumerate(shown):
-            near = (shown[number - 1] if number else None, shown[number + 1] if number + 1 < len(shown) else None)
+        for row in lab.rows:
             page = Path(page_of(row, lab))
             wanted.add(page.name)
-            write_text(out / page, render_learner(row, lab, near, style))
+            write_text(out / page, render_learner(row, lab, style))
     for old in (out / "learners").glob("*.html"):
         if old.name not in wanted:
             old.unlink()
@@ -51,16 +49,17 @@ def page_of(row: Row, lab: Lab) -> str:
     return f"learners/{slug(row.learner)}-{lab.module}{attempt}.html"
 
 
-def render_learner(row: Row, lab: Lab, near: Sequence[Row | None] = (None, None),
-                   style: Mapping[str, str] | None = None) -> str:
-    """The report of an attempt, with what policy and reviewers did to it. A row without a report says why."""
-    names = {other.learner: other for other in lab.counted}
-    similar = [(pair, names[pair.second if pair.first == row.learner else pair.first]) for pair in lab.pairs
-               if row.counts and row.learner in (pair.first, pair.second)]  # fmt: skip
+def render_learner(row: Row, lab: Lab, style: Mapping[str, str] | None = None) -> str:
+    """The report of an attempt, with what policy and reviewers did to it. A row without a report says why.
+
+    The page can be handed to its learner: of other learners it holds no name, id or link. Who a flag is about stands
+    on the index.
+    """
+    similar = [pair for pair in lab.pairs if row.counts and row.learner in (pair.first, pair.second)]
     attempts = [other for other in lab.rows if other.learner == row.learner]
     values = report_values(row.report) if row.report else {}
     return environment().get_template("gradebook_learner.html").render(
-        **values, **(style or style_of("style.css", "gradebook.css")), row=row, lab=lab, near=near, similar=similar,
+        **values, **(style or style_of("style.css", "gradebook.css")), row=row, lab=lab, similar=similar,
         attempts=attempts if len(attempts) > 1 else [], link=lambda other: Path(page_of(other, lab)).name,
         starter=row.counts and row.learner in lab.starters,
     )  # fmt: skip

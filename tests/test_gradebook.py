@@ -143,6 +143,31 @@ def test_scores_and_ledgers_add_up(tmp_path: Path) -> None:
     assert "Final 12.8 of 20 points" in page and "2 days late, 20% taken off" in page and "waits" in page
 
 
+def test_a_learners_page_names_nobody_else(tmp_path: Path) -> None:
+    """It is handed out: flags stay, and who they are about stands on the index only."""
+    people = {"ann": "Ann Abara", "bob": "Bob <i>Okafor</i>", "cyd": "Cyd Castro", "dan": "Dan Dahl"}
+    for number, learner in enumerate(people):
+        kit.tiny(tmp_path / "subs" / learner, number if learner == "dan" else 1)
+    (tmp_path / "subs" / "dan.zip").write_bytes(b"no archive")
+    lines = [f"{learner},{learner},{name},2026-11-01T00:00:00Z" for learner, name in people.items()]
+    lines += ["dan,dan.zip,Dan Dahl,2026-11-02T00:00:00Z", "eve,nowhere,Eve Eng,"]
+    (tmp_path / "subs" / "who.csv").write_text("\n".join(["learner,path,name,submitted", *lines]) + "\n")
+    book = kit.grade(tmp_path / "subs" / "who.csv", tmp_path / "book").book
+    lab, people = book.labs[0], people | {"eve": "Eve Eng"}
+    assert len(lab.pairs) == 3 and len({row.learner for row in lab.rows}) == 5
+    shown = {path: path.read_text("utf-8") for path in (tmp_path / "book" / "learners").iterdir()}
+    assert len(shown) == len(lab.rows) == 6
+    for path, page in shown.items():
+        own = next(learner for learner in people if path.name.startswith(slug(learner)))
+        for other, name in people.items():
+            words = [slug(other), other, *re.findall(r"\w{2,}", name)] if other != own else []
+            named = [word for word in words if re.search(rf"\b{re.escape(word)}\b", page)]
+            assert not named, (path.name, named)
+    ann, index = kit.page(tmp_path / "book", "ann"), (tmp_path / "book" / "index.html").read_text("utf-8")
+    assert ann.count("another submission</a>: the folders are equal") == 2 and 'href="../index.html#similar"' in ann
+    assert "Bob &lt;i&gt;Okafor" in index.partition('id="similar"')[2]
+
+
 def test_check_statistics(tmp_path: Path) -> None:
     for number in range(24):
         weak = number < 12
