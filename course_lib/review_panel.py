@@ -234,9 +234,14 @@ class Panel:
             self._refresh()
 
     def _discard(self) -> None:
-        if self.item is not None:
+        if self.item is None:
+            return
+        try:
             self.desk.keep(self.item, None)
-            self._go(self.desk.find(self.item.key) or self.item)
+        except (CourseError, OSError) as error:
+            self._say(f"The draft could not be removed: {error}", "bad")
+            return
+        self._go(self.desk.find(self.item.key) or self.item)
 
     def _save(self) -> None:
         item = self.item
