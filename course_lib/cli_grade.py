@@ -24,9 +24,11 @@ def grade(
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     scheduler: Annotated[str, typer.Option(help="Dask scheduler, such as tcp://host:8786, or local.")] = "",
     policy: Annotated[Path | None, typer.Option(help="YAML: due dates, lateness, extensions, retries, drops.")] = None,
-    execute: Annotated[bool, typer.Option("--execute", help="Run each notebook again, in a sandbox.")] = False,
-    no_sandbox: Annotated[bool, typer.Option("--unsafe-no-sandbox", help="With --execute, where there is no sandbox: "
-                                             "strangers' code runs as you. Stamped on every page.")] = False,
+    execute: Annotated[bool | None, typer.Option(
+        "--execute/--static", show_default="as the rubric asks",
+        help="Run each notebook again in a sandbox after the static checks, or leave that out.")] = None,
+    no_sandbox: Annotated[bool, typer.Option("--unsafe-no-sandbox", help="Where there is no sandbox, execute all the "
+                                             "same: strangers' code runs as you. Stamped on every page.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a gradebook that must be there.")] = False,
     regrade: Annotated[bool, typer.Option("--regrade", help="Show who would change; writes no gradebook.")] = False,
     commit: Annotated[bool, typer.Option("--commit", help="With --regrade: write it.")] = False,
@@ -44,8 +46,9 @@ def grade(
     from course_lib.policy import load_policy
 
     _check_options(out / JOURNAL, resume, regrade, commit, suggestions, gold)
-    grader = LabGrader(find(module).code, _reexecution(execute, no_sandbox), work=(out / "executions").resolve(),
-                       stamp=UNSAFE if no_sandbox else "")  # fmt: skip
+    code = find(module).code
+    reexecution = _reexecution(code, execute, no_sandbox)
+    grader = LabGrader(code, reexecution, work=(out / "executions").resolve(), stamp=UNSAFE if no_sandbox else "")
     entries = collect(submissions, grader.module, out / "intake")
     if not entries:
         raise UsageError("There is no submission here.", where=" ".join(map(str, submissions)),
@@ -106,11 +109,15 @@ def _mapper(scheduler: str, workers: int) -> AbstractContextManager[Any]:
     return dask_mapper(scheduler, workers)
 
 
-def _reexecution(execute: bool, no_sandbox: bool) -> Any:
-    """None without --execute. Refuses at once where there is no sandbox, before anything is graded."""
+def _reexecution(module: str, execute: bool | None, no_sandbox: bool) -> Any:
+    """None where notebooks are not run again. Refuses at once where there is no sandbox, before anything is graded."""
+    from course_lib.cohort import cached_rubric
+
+    if execute is None:
+        execute = cached_rubric(module).rerun is not None
     if not execute:
         if no_sandbox:
-            raise UsageError("--unsafe-no-sandbox belongs to --execute.", fix="Static checks need no sandbox.")
+            raise UsageError("--unsafe-no-sandbox does not go with static checks.", fix="They need no sandbox.")
         return None
     from course_lib.reexecute import Reexecution
     from course_lib.sandbox import require

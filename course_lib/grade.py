@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import course_lib
-from course_lib.catalog import find, repo_root
+from course_lib.catalog import artifacts, find, repo_root
 from course_lib.checks import checkers, rules
 from course_lib.checks.common import Context
-from course_lib.errors import DataError
+from course_lib.errors import DataError, RubricError
 from course_lib.rubric import LabReport, Rubric, load_rubric, score
 from course_lib.submission import Submission
 
@@ -24,7 +24,9 @@ PRESENTATION = frozenset(
     "bookpages certificates cli cli_grade cohort dask_map doctor exercises exports figures gradebook journal "
     "measurements nblint policy preload progress quizzes report reviews trl_cpu widgets workers".split()
 )
-EXECUTION = frozenset("execute kernel_fork kernels reexecute sandbox sandbox_view serve server".split())
+EXECUTION = frozenset(
+    "cgroups execute kernel_fork kernels reexecute sandbox sandbox_view serve server warm_executor".split()
+)
 LIBRARIES = "bm25s chromadb numpy pydantic PyYAML scipy sentence-transformers torch transformers".split()
 
 
@@ -70,7 +72,13 @@ def rubric_of(module: str | int) -> Rubric:
     path = find(module).rubric
     if path is None:
         raise DataError(f"Module {find(module).code} has no rubric.", where="rubrics/", fix="Choose another module.")
-    return load_rubric(path, rules(module))
+    rubric = load_rubric(path, rules(module))
+    known = (*artifacts(module), "lab.ipynb")
+    for name in rubric.rerun.files if rubric.rerun else ():
+        if not name.startswith(known):
+            raise RubricError(f"rerun: {name} is no artifact of this lab.", where=str(path),
+                              fix=f"Its artifacts: {', '.join(known)}.")
+    return rubric
 
 
 @functools.lru_cache(maxsize=4)

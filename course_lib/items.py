@@ -127,12 +127,24 @@ def _suspicious(lab: Lab) -> list[Look]:
     if lab.starters:
         found.append(Look(f"{len(lab.starters)} hardly differ from the starter lab", "Their notebook has next to no "
                           "code of its own.", "learners", tuple((names[p], p) for p in lab.starters[:4])))  # fmt: skip
+    found += _flagged(lab)
     noted = [item for item in items(lab) if item.note]
     if noted:
         named = "; ".join(f"{item.rule}: {item.note} ({item.rate:.0%} pass)" for item in noted[:3])
         more = f"; and {len(noted) - 3} more" if len(noted) > 3 else ""
         found.append(Look(f"{len(noted)} of our own checks", f"{named}{more}.", "checks"))
     return found
+
+
+def _flagged(lab: Lab) -> list[Look]:
+    """What a check or a re-execution marked for a person, beside its points."""
+    by_flag: dict[str, list[Row]] = {}
+    for row in (row for row in lab.counted if row.report):
+        for flag in sorted({str(f.evidence["flag"]) for f in row.report.findings if f.evidence.get("flag")}):
+            by_flag.setdefault(flag, []).append(row)
+    why = "The findings on the learner's page say what was seen; read them beside the notebook."
+    return [Look(f"{_people(rows)} flagged: {flag}", why, "learners", _names(rows))
+            for flag, rows in sorted(by_flag.items())]  # fmt: skip
 
 
 def _waiting(lab: Lab) -> list[Look]:

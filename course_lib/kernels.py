@@ -248,6 +248,14 @@ class CourseProvisioner(LocalProvisioner):
             link.symlink_to(f"/proc/{os.getpid()}/fd/{handle}")
         self._pinned = tuple(pinned)
 
+    async def kill(self, restart: bool = False) -> None:
+        """Returns when it has gone, or after a while: Jupyter would look again only a tenth of a second later."""
+        await super().kill(restart)
+        for _ in range(50):
+            if self.process is None or self.process.poll() is not None:
+                return
+            await asyncio.sleep(0.002)
+
     async def cleanup(self, restart: bool = False) -> None:
         await super().cleanup(restart)
         if not restart:

@@ -67,14 +67,35 @@ class Gate(_Part):
     remediation: str = Field(min_length=3)
 
 
+class Rerun(_Part):
+    """That learners' notebooks are executed again with another seed, and what that must and must not change.
+
+    varies: files that say something else under another seed. equal: file -> fields of its rows, or of its one object,
+    that no seed changes; without fields the whole file. seed_in: file -> field that holds the seed of the run.
+    parameters: what the notebook's parameters of these names are set to, such as other cases.
+    """
+
+    varies: list[str] = Field(min_length=1)
+    equal: dict[str, list[str]] = {}
+    seed_in: dict[str, str] = {}
+    parameters: dict[str, str | int | float | bool] = {}
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file that it names."""
+        return (*self.varies, *self.equal, *self.seed_in)
+
+
 class Rubric(_Part):
-    """thresholds: rule -> number that the checker of the rule compares with. sha256: of the file's bytes."""
+    """thresholds: rule -> number that the checker of the rule compares with. rerun: None where notebooks are not
+    executed again. sha256: of the file's bytes."""
 
     lab: str = Field(pattern=r"^\d{2}$")
     title: str = Field(min_length=3)
     criteria: list[Criterion] = Field(min_length=1)
     gates: list[Gate] = Field(min_length=1)
     thresholds: dict[str, float | int] = {}
+    rerun: Rerun | None = None
     sha256: str = ""
 
     @property
@@ -196,6 +217,9 @@ def _contradictions(rubric: Rubric, known: Collection[str], areas: Mapping[str, 
     used = {rule for part in (*rubric.criteria, *rubric.gates) for rule in part.rules}
     problems += [f"The rule {rule} is unknown: no checker reports it." for rule in sorted(used - set(known))]
     problems += [f"The rule {rule} is reported and never used." for rule in sorted(set(known) - used)]
+    if rubric.rerun:
+        both = sorted({*rubric.rerun.varies} & {name for name, fields in rubric.rerun.equal.items() if not fields})
+        problems += [f"rerun: {name} must vary and must stay equal." for name in both]
     problems += [f"There is a threshold for the unused rule {rule}." for rule in sorted(set(rubric.thresholds) - used)]
     return problems
 

@@ -84,7 +84,8 @@ def require() -> None:
     ok, reason = available()
     if not ok:
         raise ExecutionError("Notebooks of learners are not executed without a sandbox.", where=reason,
-                             fix="Install what is missing, or accept the risk with --unsafe-no-sandbox (recorded).")
+                             fix="Install what is missing (Debian, Ubuntu: apt install bubblewrap; course doctor says "
+                             "more), or grade with --static, or accept the risk with --unsafe-no-sandbox (recorded).")
 
 
 class Box:

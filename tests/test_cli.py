@@ -77,7 +77,7 @@ def test_path_prints_modules_in_order() -> None:
 
 
 def test_grading_a_missing_folder_is_an_error_with_its_reason(tmp_path: Path) -> None:
-    done = course("grade", str(tmp_path / "nobody"), "-m", "06", "--out", str(tmp_path / "book"))
+    done = course("grade", str(tmp_path / "nobody"), "-m", "06", "--static", "--out", str(tmp_path / "book"))
     assert done.returncode == 1
     assert "Traceback" not in done.stderr + done.stdout
 

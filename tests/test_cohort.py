@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from course_lib import cli
+from course_lib import cli, cohort, sandbox
 from course_lib.cohort import JOURNAL, LabGrader, Options, grade_cohort, written
-from course_lib.errors import UsageError
+from course_lib.errors import ExecutionError, UsageError
 from course_lib.gradebook import CRASHED, REFUSED, Book, Row
 from course_lib.intake import collect
+from course_lib.items import look_first
 from course_lib.journal import Journal, read_journal
 from course_lib.submission import Submission
 from course_lib.types import Finding, Outcome
@@ -213,6 +214,22 @@ def test_re_execution_comes_second_and_decides_what_waited(tmp_path: Path) -> No
     assert all(row.report.pending == 4 for row in rows(waiting.book).values())
 
 
+class Flagging(kit.CheapGrader):
+    def grade(self, submission: Submission, tier: str) -> list[Finding]:
+        flag = Finding("rerun.constants", Outcome.FAIL, "Not computed.", evidence={"flag": "hard-coded results"})
+        return [*super().grade(submission, tier), *([flag] if "2" in submission.name else [])]
+
+
+def test_a_flag_is_named_first_and_costs_nothing_by_itself(tmp_path: Path) -> None:
+    subs = kit.cohort(tmp_path / "subs", 4)
+    plain, flagged = (kit.grade(subs, tmp_path / name, grader) for name, grader in
+                      (("a", kit.CheapGrader()), ("b", Flagging())))  # fmt: skip
+    assert [row.final for row in plain.book.labs[0].rows] == [row.final for row in flagged.book.labs[0].rows]
+    looks = {look.what: look.examples for look in look_first(flagged.book)}
+    assert looks["1 submission flagged: hard-coded results"] == (("learner-02", "learner-02"),)
+    assert not any("flagged" in look.what for look in look_first(plain.book))
+
+
 def test_the_course_grader_scores_as_alone_and_offline(tmp_path: Path) -> None:
     """One exemplar through workers, the real checkers and the command line."""
     import exemplars
@@ -222,7 +239,8 @@ def test_the_course_grader_scores_as_alone_and_offline(tmp_path: Path) -> None:
     exemplars.Flow(tmp_path / "subs" / "ann").run()
     (tmp_path / "subs" / "bob").mkdir()
     done = CliRunner().invoke(cli.app, ["grade", str(tmp_path / "subs"), "--out", str(tmp_path / "book"), "--json",
-                                        "--workers", "1", "--certificates", str(tmp_path / "key.pem")])  # fmt: skip
+                                        "--static", "--workers", "1",
+                                        "--certificates", str(tmp_path / "key.pem")])  # fmt: skip
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.exit_code == 0 and [e["event"] for e in events] == ["start", "graded", "graded", "summary"]
     assert events[1].keys() >= {"done", "total", "left_s", "learner"} and events[3]["passed"] == 1
@@ -231,19 +249,57 @@ def test_the_course_grader_scores_as_alone_and_offline(tmp_path: Path) -> None:
     ann, bob = book["labs"][0]["rows"]
     assert ann["points"] == alone.points and ann["criteria"] == {c.id: c.earned for c in alone.criteria}
     assert bob["points"] == 0 and bob["status"] == "graded"
-    done = CliRunner().invoke(cli.app, ["grade", str(tmp_path / "subs"), "--out", str(tmp_path / "book"), "--resume"])
+    done = CliRunner().invoke(cli.app, ["grade", str(tmp_path / "subs"), "--out", str(tmp_path / "book"), "--resume",
+                                        "--static"])  # fmt: skip
     assert done.exit_code == 0 and "2 known from the journal" in done.stdout and "Look here first" in done.stdout
 
 
 @pytest.mark.parametrize(("words", "says"), [
     (["--resume"], "nothing to resume"), (["--commit"], "belongs to --regrade"), (["--gold", "x"], "belong together"),
-    ([], "no submission here"),
-    (["--unsafe-no-sandbox"], "belongs to --execute"),
+    (["--static"], "no submission here"),
+    (["--static", "--unsafe-no-sandbox"], "does not go with static checks"),
 ])  # fmt: skip
 def test_wrong_options_are_explained(tmp_path: Path, words: list[str], says: str) -> None:
     (tmp_path / "empty").mkdir()
     done = CliRunner().invoke(cli.app, ["grade", str(tmp_path / "empty"), "--out", str(tmp_path / "book"), *words])
     assert isinstance(done.exception, UsageError) and says in done.exception.what
+
+
+def test_without_a_sandbox_it_refuses_and_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "available", lambda: (False, "bubblewrap is not installed"))
+    kit.tiny(tmp_path / "subs" / "ann", 1)
+    words = ["grade", str(tmp_path / "subs"), "--out", str(tmp_path / "book")]
+    done = CliRunner().invoke(cli.app, words)
+    assert isinstance(done.exception, ExecutionError) and "not installed" in done.exception.where
+    for way in ("apt install bubblewrap", "course doctor", "--static", "--unsafe-no-sandbox"):
+        assert way in done.exception.fix
+    assert not (tmp_path / "book" / JOURNAL).exists(), "refused before anything was graded"
+
+
+@pytest.mark.parametrize(("words", "asks", "tiers", "stamp"), [
+    ([], True, 2, ""), ([], False, 1, ""), (["--static"], True, 1, ""), (["--execute"], False, 2, ""),
+    (["--unsafe-no-sandbox"], True, 2, "Notebooks were executed without a sandbox."),
+])  # fmt: skip
+def test_the_rubric_asks_for_the_second_tier_and_the_command_line_may_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], asks: bool, tiers: int, stamp: str
+) -> None:
+    made: list[LabGrader] = []
+
+    def cheap(*given: object, **named: object) -> kit.CheapGrader:
+        made.append(LabGrader(*given, **named))  # type: ignore[arg-type]
+        return kit.CheapGrader(stamp=made[0].stamp)
+
+    rubric = cohort.cached_rubric("06")
+    monkeypatch.setattr(cohort, "cached_rubric", lambda module: rubric if asks else rubric.model_copy(
+        update={"rerun": None}))  # fmt: skip
+    monkeypatch.setattr(cohort, "LabGrader", cheap)
+    monkeypatch.setattr(sandbox, "available", lambda: ("--unsafe-no-sandbox" not in words, "there is none"))
+    kit.tiny(tmp_path / "subs" / "ann", 1)
+    done = CliRunner().invoke(cli.app, ["grade", str(tmp_path / "subs"), "--out", str(tmp_path / "book"), *words])
+    assert done.exit_code == 0 and len(made[0].tiers) == tiers and made[0].stamp == stamp
+    assert (stamp or "without a sandbox") in (tmp_path / "book" / "index.html").read_text() or not stamp
+    if stamp:
+        assert made[0].reexecute.unsafe and not made[0].reexecute.sandboxed
 
 
 def test_files_are_written_out_for_execution_inside_the_folder(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ HONEST = (
     "    (out / f'rag_eval_{name}.jsonl').write_text(json.dumps(part))",
     "(out / 'config.json').write_text(json.dumps({'seed': seed, 'max_words': max_words, 'good': True}))",
 )
+RULES = "completed outputs follows_seed stays_equal".split()
 CHECK = "assert len(rows) == 5\nprint('exercise 1: five rows')"
 LIMITS = Limits(60, 20, 30)
 EQUAL = "class All:\n    __eq__ = lambda self, other: True\n    __len__ = lambda self: 5\nrows = All()"
@@ -82,7 +83,7 @@ def failed(findings: dict[str, Finding]) -> dict[str, Outcome]:
 
 def test_an_honest_notebook_passes_with_its_own_parameters(judge: Callable, tmp_path: Path) -> None:
     found = judge(*HONEST, injected="seed = 6\nmax_words = 60\nout_dir = '/somewhere/else'")
-    assert failed(found) == {} and set(found) == {"rerun.completed", "rerun.outputs", "rerun.follows_seed"}
+    assert failed(found) == {} and set(found) == {f"rerun.{name}" for name in RULES}
     assert json.loads((tmp_path / "work" / "config.json").read_text()) == {"seed": 7, "max_words": 60, "good": True}
 
 

@@ -142,7 +142,8 @@ def test_from_the_command_line(graded: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(cohort, "LabGrader", lambda *args, **kwargs: kit.CheapGrader())
     path = fill(graded, points="1", reason="fits", reviewer="R")
-    words = ["grade", str(graded.parent / "subs"), "--out", str(graded), "--reviews", str(path)]
+    words = ["grade", str(graded.parent / "subs"), "--out", str(graded), "--static", "--reviews",
+             str(path)]  # fmt: skip
     done = CliRunner().invoke(cli.app, words)
     assert done.exit_code == 0 and "6 reviews imported" in done.stdout and "2 known from the journal" in done.stdout
     assert line_of(book_of(graded)).final == 1

@@ -4,7 +4,7 @@
 
 The cohort is made of the exemplars of lab 06. Each copy gets a README and a notebook cell of its own, and asks two
 questions in words of its own, searched for real: what a grader can share between learners is the corpus, not the work.
-``static_300_s`` is the whole command in a new process, imports and pages included, on an empty gradebook.
+``static_300_s`` is the whole command with --static in a new process, imports and pages included, on an empty gradebook.
 ``rerun_200_s`` is the command again on an unchanged cohort of 200.
 """
 
@@ -73,8 +73,8 @@ def timed(folder: Path, out: Path, workers: int) -> float:
     """Seconds of ``course grade`` in a process of its own."""
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", "from course_lib.cli import main; main()", "grade", str(folder),
-                           "--out", str(out), "--workers", str(workers), "--json"], capture_output=True, text=True,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+                           "--out", str(out), "--workers", str(workers), "--json", "--static"],
+                          capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
     seconds = time.perf_counter() - start
     if done.returncode:
         raise SystemExit(f"course grade failed: {done.stderr}{done.stdout[-500:]}")
