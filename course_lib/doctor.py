@@ -173,8 +173,12 @@ def _loopback() -> Found:
 
 
 def _bubblewrap() -> Found:
+    from course_lib.cgroups import parent_group
+
     tool = shutil.which("bwrap")
-    return (bool(tool) or None, tool or "none", "only for running other people's notebooks",
+    group, reason = parent_group()
+    held = "their memory is held by a cgroup" if group else f"their memory is watched, because {reason}"
+    return (bool(tool) or None, f"{tool}; {held}" if tool else "none", "only for running other people's notebooks",
             "Linux: install the package bubblewrap. Your own labs do not need it.")
 
 

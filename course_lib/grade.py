@@ -25,7 +25,7 @@ PRESENTATION = frozenset(
     "measurements nblint policy preload progress quizzes report reviews trl_cpu widgets workers".split()
 )
 EXECUTION = frozenset(
-    "cgroups execute kernel_fork kernels reexecute sandbox sandbox_view serve server warm_executor".split()
+    "cgroups execute kernel_fork kernels namespaces reexecute sandbox sandbox_view serve server warm_executor".split()
 )
 LIBRARIES = "bm25s chromadb numpy pydantic PyYAML scipy sentence-transformers torch transformers".split()
 

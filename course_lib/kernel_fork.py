@@ -5,7 +5,8 @@ command of the job (a cold kernel). ``--serve SOCKET``: the fork server imports 
 it, and forks one kernel for each job that comes over the socket (a warm kernel).
 
 A job is a JSON object: argv (or null: a kernel in this process), connection, connection_file, env, cwd, log, namespaces
-(flags of setns, 0 outside a sandbox), user (id inside, or null), limits (name of an rlimit -> bytes, seconds or count).
+(flags of setns, 0 outside a sandbox), user (id inside, or null), limits (name of an rlimit -> bytes, seconds or count),
+group (the cgroup.procs file of the control group to enter, or null).
 Between the caller and the learner's code stands one process, the keeper: it stays outside the sandbox's list of
 processes, forwards signals and reports the end. When the caller goes, the keeper kills.
 """
@@ -98,11 +99,14 @@ def keep(job: dict[str, Any], pidfd: int | None, caller: socket.socket | None) -
     Over ``caller``: says ``{"pid": N}`` and at last ``{"exit": N}``, takes ``{"signal": N}``. Without one, this
     process's own SIGINT and SIGTERM are forwarded.
     """
+    group = os.open(job["group"], os.O_WRONLY) if job.get("group") else None  # not to be seen from inside
     if pidfd is not None and job["namespaces"]:
         join(pidfd, job["namespaces"])
     child = os.fork()
     if child == 0:
         try:
+            if group is not None:
+                os.write(group, b"0")
             become(job)
         except BaseException as error:
             os.write(2, f"{type(error).__name__}: {error}\n".encode())

@@ -5,9 +5,10 @@ forked from a warm process, join it (``kernel_fork``). Inside: the system, this 
 may see. Everything that can be written is one folder in memory, capped, gone when the box is closed. Rubrics, checkers,
 locked questions, tests, other submissions and this process's environment are not there at all.
 
-Limits that the kernel enforces: processes, bytes and size of files, open files, CPU time, private memory of a process.
-A watcher looks ten times a second at what adds up: memory of all processes, files, processes, the clock. Not promised:
-a cgroup. Memory can pass its limit for the tenth of a second that the watcher needs.
+Limits that the kernel enforces: processes, bytes and size of files, open files, CPU time, private memory of a process;
+and, where a control group can be made (``cgroups``), memory and tasks of all processes together. A watcher looks ten
+times a second at what adds up: memory of all processes, files, processes, the clock. Without a control group memory
+can pass its limit for the tenth of a second that the watcher needs.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from course_lib.cgroups import Group, make_group
 from course_lib.errors import CourseError, ExecutionError
+from course_lib.namespaces import FORK, user_namespace
 from course_lib.sandbox_view import HOME, USER, arguments, below_tmp, copy_tree, environment
 
 OUT = f"{HOME}/out"
-OUTER_USER = 64999  # when we are root: a user of no account, whom the kernel does hold to a limit of processes
-FORK = Path(__file__).with_name("kernel_fork.py")
 NAMESPACES = {"user": 0x10000000, "mnt": 0x20000, "pid": 0x20000000, "net": 0x40000000, "ipc": 0x8000000,
               "uts": 0x4000000, "cgroup": 0x2000000}  # fmt: skip
 CAUSES = {"memory": "it used more than {memory_bytes} bytes of memory", "files": "it made more than {files} files",
@@ -98,9 +99,10 @@ class Box:
         self.caps, self.cause = caps or Caps(), ""
         self._fds: list[int] = []
         self._checked = 0.0
+        self.group: Group | None = None
 
     def __enter__(self) -> Box:
-        self._fds.append(space := _user_namespace())
+        self._fds.append(space := user_namespace())
         reader, writer = os.pipe()
         self._holder = subprocess.Popen(
             self._command(space, writer), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -144,6 +146,7 @@ class Box:
         self._out, *self._disks = (os.open(self.path(p), os.O_RDONLY | os.O_DIRECTORY) for p in (OUT, *disks))
         self._snmp = os.open(f"/proc/{pid}/net/snmp", os.O_RDONLY)
         self._fds += [self.pidfd, self._out, *self._disks, self._snmp]
+        self.group = make_group(self.caps.memory_bytes, self.caps.rlimits()["RLIMIT_NPROC"])
         self._deadline = time.monotonic() + self.caps.wall_s
         self._made = self._files()
         self._done = threading.Event()
@@ -159,6 +162,7 @@ class Box:
         """What ``kernel_fork`` needs to run something in here. env: replaces ``environment()``."""
         return {"argv": argv, "env": dict(env or environment()), "cwd": OUT, "log": log, "namespaces": self.namespaces,
                 "user": USER, "limits": self.caps.rlimits(), "connection": connection,
+                "group": self.group.procs if self.group else None,
                 "connection_file": f"{HOME}/run/kernel.json"}  # fmt: skip
 
     def popen(self, argv: Sequence[str], env: Mapping[str, str] | None = None,
@@ -196,6 +200,7 @@ class Box:
         """
         self.stop()
         self._holder.wait()
+        self.cause = self.cause or (self.group.cause() if self.group else "")
         refused: list[str] = []
         copy_tree(self._out, target, "", [self.caps.disk_bytes, self.caps.files], set(keep), refused)
         return refused
@@ -211,6 +216,8 @@ class Box:
         for handle in self._fds:
             os.close(handle)
         self._fds.clear()
+        if self.group:
+            self.group.close()
 
     def outward(self) -> int:
         """Packets that tried to leave and found no way, and look-ups of names: the kernel's count for this box."""
@@ -258,37 +265,3 @@ def _memory(proc: str, running: Sequence[str], name: str, fields: tuple[str, ...
         with contextlib.suppress(OSError), open(f"{proc}/{number}/{name}") as stream:
             total += sum(int(line.split()[1]) for line in stream if line.startswith(fields))
     return total * 1024
-
-
-def _user_namespace() -> int:
-    """A file descriptor of a new user namespace in which nobody can make another one.
-
-    When we are root, root stays root in it to build the mounts, and the learner's user is one that owns nothing.
-    """
-    me = os.getuid()
-    mapping = f"0 0 1\n{USER} {OUTER_USER} 1\n" if me == 0 else f"{USER} {me} 1\n"
-    group = f"0 0 1\n{USER} {OUTER_USER} 1\n" if me == 0 else f"{USER} {os.getgid()} 1\n"
-    maker = subprocess.Popen([sys.executable, "-I", "-S", str(FORK), "--userns"], stdin=subprocess.PIPE,
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={})
-    try:
-        _expect(maker)
-        if me:
-            Path(f"/proc/{maker.pid}/setgroups").write_text("deny")
-        for name, text in (("uid_map", mapping), ("gid_map", group)):
-            Path(f"/proc/{maker.pid}/{name}").write_text(text)
-        handle = os.open(f"/proc/{maker.pid}/ns/user", os.O_RDONLY)
-        maker.stdin.write(b"+")
-        maker.stdin.flush()
-        _expect(maker)
-        return handle
-    except OSError as error:
-        what = f"A user namespace cannot be mapped: {error}."
-        raise ExecutionError(what, fix="Allow user namespaces on this system.") from error
-    finally:
-        maker.communicate()
-
-
-def _expect(maker: subprocess.Popen[bytes]) -> None:
-    if maker.stdout.read(1) != b"+":
-        reason = maker.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
-        raise ExecutionError(f"A user namespace cannot be made: {reason}", fix="Allow user namespaces on this system.")

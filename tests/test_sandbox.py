@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from course_lib.errors import ExecutionError
-from course_lib.sandbox import OUTER_USER, Box, Caps, available, require
+from course_lib.namespaces import OUTER_USER
+from course_lib.sandbox import Box, Caps, available, require
 from course_lib.sandbox_view import HIDDEN, environment, stage
 
 needs_sandbox = pytest.mark.skipif(not available()[0], reason=available()[1] or "a sandbox works")
