@@ -95,7 +95,8 @@ class Skip:
 MODULES: tuple[Module, ...] = (
     Module(0, "course_overview", "Course overview", "beginner"),
     Module(1, "foundations", "Foundations", "beginner", "01_model_selection",
-           ("model-selection-note.md", "options.json"), "model selection note"),
+           ("options.json", "latency_rows.jsonl", "model-selection-note.md", "metrics.json", "risk-notes.md",
+            "cost-notes.md"), "model selection note"),
     Module(2, "datasets", "Datasets and training data", "intermediate", "02_dataset",
            ("compliance_sft_dataset.jsonl", "data-card.md", "quality-report.md", "splits/"), "governed dataset"),
     Module(3, "fine_tuning", "Fine-tuning", "intermediate", "03_fine_tuning",

@@ -54,6 +54,7 @@ def environment_digest() -> str:
     root = repo_root()
     files = [p for name in ("data/corpus", "data/evals", "labs") for p in sorted((root / name).rglob("*"))
              if p.is_file() and not {".ipynb_checkpoints", "__pycache__"} & set(p.parts)]  # fmt: skip
+    files.append(root / "data/models/registry.yaml")
     parts = [f"python {sys.version_info.major}.{sys.version_info.minor}", f"weights {DEFAULT_SHA256}",
              f"files {_digest_of(files, root)}", *(f"{name} {version(name)}" for name in LIBRARIES)]  # fmt: skip
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

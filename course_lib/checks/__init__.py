@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from course_lib.checks.common import Checker
 
 # Module -> the Python module that lists its checkers as CHECKERS.
-LABS = {"06": "course_lib.checks.lab_06_rag"}
+LABS = {"01": "course_lib.checks.lab_01_selection", "06": "course_lib.checks.lab_06_rag"}
 
 
 def checkers(module: str | int) -> tuple[Checker, ...]:

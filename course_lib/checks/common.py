@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from course_lib.access import Allowance, allowed_documents, decide
 from course_lib.chunking import sections
 from course_lib.errors import ArtifactError, CourseError
+from course_lib.registry import Registry, registry
 from course_lib.submission import Malformed, Submission
 from course_lib.types import Finding, Outcome
 
@@ -65,6 +66,11 @@ class Context:
         if rule not in self.thresholds:
             raise CourseError(f"The rubric has no threshold for {rule}.", where="rubric", fix="Add it.")
         return self.thresholds[rule]
+
+    @property
+    def models(self) -> Registry:
+        """The course's registry of models: ids, limits, dates and prices."""
+        return registry()
 
     def user(self, name: str) -> User | None:
         return self.once("users", lambda: {user.id: user for user in self.corpus.users}).get(name)
