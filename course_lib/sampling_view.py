@@ -29,7 +29,7 @@ class SamplingView:
     """
 
     def __init__(self, places: Mapping[str, Sequence[float]], token: Callable[[int], str], distribution: Distribution,
-                 *, show: int = 8) -> None:
+                 *, show: int = 6) -> None:
         if not places:
             raise UsageError("There is nothing to show.", where="SamplingView", fix="Pass at least one position.")
         self.places = {name: [float(x) for x in logits] for name, logits in places.items()}
@@ -77,13 +77,24 @@ class SamplingView:
         return "\n".join(lines)
 
     def html(self) -> str:
-        """Every position at four settings, side by side."""
-        parts = []
-        for place in self.places:
-            tables = "".join(f"<div>{self.table(place, t, p)}</div>" for t, p in _SETTINGS)
-            parts.append(f"<p><strong>{html.escape(place)}</strong></p>"
-                         f"<div style='display:flex;flex-wrap:wrap;gap:1.2em'>{tables}</div>")
-        return "".join(parts)
+        """One table per position: a row for each of the likeliest tokens, a column for each of four settings."""
+        return "".join(self._overview(place) for place in self.places)
+
+    def _overview(self, place: str) -> str:
+        columns = [self.rows(place, t, p) for t, p in _SETTINGS]
+        names = [f"temperature {t:g}" + (f", top-p {p:g}" if p < 1 else "") for t, p in _SETTINGS]
+        head = "".join(f"<th scope='col' colspan='2' style='text-align:left'>{n}</th>" for n in names)
+        body = ""
+        for i, (token, _) in enumerate(columns[0][0]):
+            cells = "".join(_cells(rows[i][1], 90) for rows, _, _ in columns)
+            name = f"<code>{html.escape(_visible(token))}</code>"
+            body += f"<tr><th scope='row' style='text-align:left'>{name}</th>{cells}</tr>"
+        rest = "".join(_cells(max(0.0, 1.0 - sum(p for _, p in rows)), 90) for rows, _, _ in columns)
+        facts = "".join(f"<td colspan='2' style='text-align:left'>{_tokens(kept)}, {bits:.1f} bits</td>"
+                        for _, kept, bits in columns)
+        return (f"<table><caption>{html.escape(place)}</caption><thead><tr><th></th>{head}</tr></thead><tbody>{body}"
+                f"<tr><th scope='row' style='text-align:left'><em>all others</em></th>{rest}</tr>"
+                f"<tr><th scope='row' style='text-align:left'>can be drawn</th>{facts}</tr></tbody></table>")
 
     def table(self, place: str, temperature: float, top_p: float) -> str:
         """One distribution as bars; a token that top-p has cut is struck through."""
@@ -98,9 +109,7 @@ class SamplingView:
         name = html.escape(_visible(token) if quote else token)
         name = f"<code>{name}</code>" if quote else f"<em>{name}</em>"
         name = f"<s>{name}</s>" if quote and p == 0 else name
-        bar = (f"<div style='width:{140 * p:.0f}px;height:0.8em;background:#555;border-right:1px solid #555'></div>")
-        return (f"<tr><th scope='row' style='text-align:left;font-weight:normal'>{name}</th>"
-                f"<td style='text-align:right'>{p:.3f}</td><td style='text-align:left;width:145px'>{bar}</td></tr>")
+        return f"<tr><th scope='row' style='text-align:left;font-weight:normal'>{name}</th>{_cells(p, 140)}</tr>"
 
     def widget(self) -> Any:
         """Two sliders, a choice of position and a button that draws; the table follows every move."""
@@ -133,6 +142,12 @@ class SamplingView:
         box = widgets.VBox([place, temperature, top_p, table, button, drawn])
         box.add_class("course-sampling")
         return box
+
+
+def _cells(p: float, width: int) -> str:
+    """A probability as a number and as a bar of at most ``width`` pixels."""
+    bar = f"<div style='width:{width * p:.0f}px;height:0.8em;background:#555;border-right:1px solid #555'></div>"
+    return f"<td style='text-align:right'>{p:.3f}</td><td style='text-align:left;min-width:{width + 5}px'>{bar}</td>"
 
 
 def _tokens(count: int) -> str:
