@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from course_lib.checks import LABS
 from course_lib.errors import ArtifactError, CourseError, UsageError
 from course_lib.gradebook import Book, Change, build, changes, slug
 from course_lib.intake import Entry, read_entry
@@ -31,7 +32,7 @@ from course_lib.workers import Crash, Mapper, Pool, start_imports
 STATIC_LIMIT_S = 120.0
 EXECUTED_LIMIT_S = 900.0
 STATIC, EXECUTED = "static", "executed"
-PRELOAD = ("course_lib.checks.lab_06_rag", "course_lib.similarity", "bm25s", "sentence_transformers")
+PRELOAD = (*LABS.values(), "course_lib.similarity", "bm25s", "sentence_transformers")
 JOURNAL = "journal.jsonl"
 Reexecute = Callable[[Path, str, int, Path], "list[Finding]"]
 Event = Mapping[str, Any]

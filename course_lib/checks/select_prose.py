@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from course_lib.artifacts_selection import Selection
 from course_lib.checks import packet
 from course_lib.checks.common import Context
-from course_lib.checks.notes import missing_sections, numbers, states
+from course_lib.checks.notes import missing_sections, sections, states
 from course_lib.checks.select_options import NOTE, load
 from course_lib.submission import Submission
 from course_lib.types import Finding
@@ -28,6 +28,14 @@ def lines_about(text: str, name: str) -> str:
                      if name in line and name in {word.rstrip(".!?") for word in _SPLIT.split(line)})  # fmt: skip
 
 
+def facts_about(text: str, name: str, selection: Selection) -> str:
+    """The same lines without the ids: the digits of a name are no numbers that a note states."""
+    found = lines_about(text, name)
+    for option in sorted((option.id for option in selection.options), key=len, reverse=True):
+        found = found.replace(option, " ")
+    return found
+
+
 def check_note(submission: Submission, context: Context) -> list[Finding]:
     """select.note_numbers"""
     selection, text = load(submission), submission.text(NOTE)
@@ -39,10 +47,10 @@ def check_note(submission: Submission, context: Context) -> list[Finding]:
 def _gaps(selection: Selection, text: str) -> Iterator[str]:
     totals = {place.id: place.total for place in selection.decision.ranking}
     for option in selection.options:
-        about, latency = lines_about(text, option.id), selection.latency.get(option.id)
-        if not about:
+        if not lines_about(text, option.id):
             yield f"{option.id} is not named"
             continue
+        about, latency = facts_about(text, option.id, selection), selection.latency.get(option.id)
         measured = latency is not None and latency.measured
         wanted = {"cost a month": option.cost_usd_month, "weighted total": totals.get(option.id)}
         wanted |= {"P95": latency.p95_s, "P50": latency.p50_s} if measured and latency else {}
@@ -54,15 +62,23 @@ def _gaps(selection: Selection, text: str) -> Iterator[str]:
     if selection.decision.chosen not in text:
         yield "the chosen option is not named"
     for name, weight in selection.weights.items():
-        if not any(states(line, weight) or states(line, 100 * weight) for line in _lines(text, name)):
+        if not _stated(text, PARTS["weights"], name, weight, selection):
             yield f"the weight {weight:g} of {name} is not stated beside it"
     for name, flip in selection.sensitivity.items():
-        if flip and not any(states(line, flip.at) or states(line, 100 * flip.at) for line in _lines(text, name)):
+        if flip and not _stated(text, PARTS["sensitivity"], name, flip.at, selection):
             yield f"the flip of {name} at {flip.at:g} is not stated beside it"
 
 
-def _lines(text: str, word: str) -> list[str]:
-    return [line for line in text.split("\n") if word in line.lower() and numbers(line)]
+def _stated(text: str, headings: tuple[str, ...], criterion: str, share: float, selection: Selection) -> bool:
+    """Whether a line about the criterion, in a section with one of these words, states the share, also in percent."""
+    for heading, body in sections(text).items():
+        for line in body.split("\n") if any(word in heading for word in headings) else ():
+            if criterion in line.lower():
+                for option in selection.options:
+                    line = line.replace(option.id, " ")
+                if states(line, share) or states(line, 100 * share):
+                    return True
+    return False
 
 
 def check_costs(submission: Submission, context: Context) -> list[Finding]:
@@ -70,7 +86,7 @@ def check_costs(submission: Submission, context: Context) -> list[Finding]:
     selection, text = load(submission), submission.text("cost-notes.md")
     missing = packet.cost_gaps(submission)
     for option in selection.options:
-        about, cost = lines_about(text, option.id), option.cost_usd_month
+        about, cost = facts_about(text, option.id, selection), option.cost_usd_month
         if cost is not None and not states(about, cost):
             missing.append(f"{option.id} costs {cost:g} USD a month in options.json, which is not stated beside it")
     expected = "tokens, seconds, money, scaling, and each option's monthly cost"
