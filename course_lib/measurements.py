@@ -258,7 +258,35 @@ def grader() -> Iterator[str]:
     yield f"attacks {contained} of {tried} contained"
 
 
+def peers() -> Iterator[str]:
+    """One import-heavy notebook, by papermill, otter, nbgrader and us; twenty minutes. Also draws a chart."""
+    import json
+
+    from course_lib.catalog import repo_root
+
+    command, root = "course figures --measure --only peers", repo_root()
+    script = [sys.executable, "tests/benchmarks/grade_peers.py"]
+    done = subprocess.run(script, cwd=root, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        yield "peers: a tool could not be measured; the old figures stay"
+        return
+    found = json.loads(done.stdout)["tools"]
+    for tool, name, title in (
+        ("papermill", "peer_papermill_p50_s", "One import-heavy notebook: papermill's own command, median"),
+        ("otter", "peer_otter_p50_s", "The same: `otter run`, median"),
+        ("nbgrader", "peer_nbgrader_p50_s", "The same: `nbgrader autograde`, median"),
+        ("ours_warm_sandboxed", "ours_p50_s", "The same: ours, warm, in the sandbox, median"),
+    ):  # fmt: skip
+        record(name, found[tool]["p50_s"], "s", n=found[tool]["n"], command=command, title=title)
+        yield f"{name} {found[tool]['p50_s']}"
+    mine = found["ours_warm_sandboxed"]
+    record("grade_overhead_ratio", mine["overhead_ratio"], "times", n=mine["n"], command=command,
+           title=f"The whole over the learner's own cells ({mine['cells_p50_s']:.1f} s), warm, in the sandbox")
+    yield f"grade_overhead_ratio {mine['overhead_ratio']}"
+
+
 GROUPS: dict[str, Callable[[], Iterator[str]]] = {
     "setup": setup, "command_line": command_line, "retrieval": retrieval, "access": access, "answers": answers,
     "course": course, "course_lm": course_lm, "grader": grader,
+    "peers": peers,
 }

@@ -1,11 +1,14 @@
 """One import-heavy notebook, executed by us and by the field's own tools, on one machine in one run.
 
-    python tests/benchmarks/grade_peers.py [--peers VENV] [--runs 5] [--workers 1 2]
+    python tests/benchmarks/grade_peers.py [--runs 5] [--workers 1 2] [--steps 60] [--fresh] [--only TOOL ...]
 
-VENV: a throwaway environment with otter-grader and nbgrader; what is missing there is reported as absent. It is given
-our libraries through a .pth file, so that every tool runs the same notebook on the same versions. Peers run as the
-commands that a course runs: a new process for each notebook. Ours run as a grading run does: one process for the
-cohort, whose fork server (started once) serves all. Prints JSON: p50 and p95 seconds a notebook, notebooks a minute.
+The tools are papermill's own command, ``otter run``, ``nbgrader autograde``, and ours: cold, warm, and warm in the
+sandbox. The peers' environment is made in build/peers with pinned versions. What was measured is kept after each
+notebook, so a run that is stopped goes on where it was; --fresh starts over, and so do other settings. Progress goes to
+standard error, the result to tests/benchmarks/results/grade_peers.json and its chart to docs/grade_peers.png.
+
+p50_s and p95_s: seconds a notebook, start of the command to its end, one after another. per_minute_N: with N at once.
+cells_p50_s: what the notebook's own cells took. overhead_ratio: p50 of the whole over its own cells, run by run.
 """
 
 from __future__ import annotations
@@ -15,154 +18,146 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-import nbformat as nbf
+sys.path.insert(0, str(Path(__file__).parent))
+from peer_tools import PEERS, Tool, environment, notebook, tools
+from peers_chart import draw
 
-CELLS = (
-    "import torch, transformers, trl, chromadb, sentence_transformers",
-    "torch.manual_seed(0)\nparts = torch.randn(40, 400, 400)\ntotal = float(sum((p @ p).mean() for p in parts))",
-    "from pathlib import Path\nPath('result.txt').write_text(f'{total:.6f}')",
-)
-Tool = Callable[[Path, Path], None]
-
-
-def notebook(path: Path, kernel: str, first: str = "", last: str = "") -> Path:
-    cells = [nbf.v4.new_code_cell(source) for source in (first, *CELLS, last) if source]
-    spec = {"kernelspec": {"name": kernel, "display_name": kernel, "language": "python"}}
-    nbf.write(nbf.v4.new_notebook(cells=cells, metadata=spec), path)
-    return path
+ROOT = Path(__file__).parents[2]
+RESULT = ROOT / "tests" / "benchmarks" / "results" / "grade_peers.json"
+CHART = ROOT / "docs" / "grade_peers.png"
+STATE = ROOT / "build" / "grade_peers.json"
+ORDER = ("papermill", "otter", "nbgrader", "ours_cold", "ours_warm", "ours_warm_sandboxed")
 
 
-def run(command: list[str], cwd: Path) -> None:
-    env = os.environ | {"PATH": f"{Path(command[0]).parent}:{os.environ['PATH']}"}
-    result = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
-    if result.returncode:
-        raise RuntimeError(f"{command[0]}: {result.stderr[-500:] or result.stdout[-500:]}")
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
-def papermill(source: Path, out: Path) -> None:
-    run([sys.executable, "-m", "papermill", "--cwd", str(out), str(source), str(out / "done.ipynb")], out)
+class State:
+    """What has been measured so far, on disk after every notebook."""
+
+    def __init__(self, path: Path, settings: dict[str, Any], fresh: bool) -> None:
+        self.path = path
+        kept = json.loads(path.read_text()) if path.is_file() and not fresh else {}
+        same = kept.get("settings") == settings
+        self.values: dict[str, Any] = kept if same else {"settings": settings, "tools": {}}
+
+    def of(self, name: str) -> dict[str, Any]:
+        return self.values["tools"].setdefault(name, {"seconds": [], "cells": [], "batches": {}})
+
+    def save(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps(self.values, indent=1))
+        part.replace(self.path)
 
 
-def ours(executor: object) -> Tool:
-    from course_lib.reexecute import SANDBOX_LIMITS
-
-    return lambda source, out: executor.run(source, {}, SANDBOX_LIMITS, out).check()
-
-
-def otter(venv: Path, work: Path) -> Tool:
-    """An assignment of one public test that ``otter assign`` makes; ``otter run`` grades each copy."""
-    (work / "assign").mkdir()
-    source = notebook(work / "assign" / "hw.ipynb", "python3")
-    nb = nbf.read(source, 4)
-    config = "requirements: []\ngenerate: true\nexport_cell: false\ncheck_all_cell: false\ninit_cell: true"
-    marks = (f"ASSIGNMENT CONFIG\n{config}", "BEGIN QUESTION\nname: q1\npoints: 1", "BEGIN SOLUTION", "END SOLUTION",
-             "BEGIN TESTS", "END TESTS", "END QUESTION")  # fmt: skip
-    raw = [nbf.v4.new_raw_cell(f"# {text}") for text in marks]
-    test = nbf.v4.new_code_cell("assert isinstance(total, float)")
-    nb.cells = [raw[0], nb.cells[0], raw[1], raw[2], nb.cells[1], raw[3], raw[4], test, raw[5], raw[6], nb.cells[2]]
-    nbf.write(nb, source)
-    run([str(venv / "bin" / "otter"), "assign", "--no-run-tests", "hw.ipynb", "dist"], source.parent)
-    archive = next((source.parent / "dist" / "autograder").glob("*.zip"))
-
-    def grade(_: Path, out: Path) -> None:
-        shutil.copy(source.parent / "dist" / "autograder" / "hw.ipynb", out / "hw.ipynb")
-        run([str(venv / "bin" / "otter"), "run", "-a", str(archive), "-o", str(out), "--no-logo", "hw.ipynb"], out)
-
-    return grade
+def once(tool: Tool, source: Path, out: Path) -> tuple[float, float | None]:
+    """Seconds of the whole, and of the notebook's own cells where the tool leaves what they wrote beside the result."""
+    out.mkdir(parents=True)
+    started = time.perf_counter()
+    tool(source, out)
+    seconds = time.perf_counter() - started
+    cells = out / "cells.txt"
+    return seconds, float(cells.read_text()) if cells.is_file() else None
 
 
-def nbgrader(venv: Path, work: Path) -> Tool:
-    """A course of one assignment; ``nbgrader autograde`` executes each learner's copy."""
-    course = work / "nbgrader"
-    source = course / "source" / "hw"
-    source.mkdir(parents=True)
-    notebook(source / "hw.ipynb", "python3")
-    (course / "nbgrader_config.py").write_text("c = get_config()\nc.CourseDirectory.course_id = 'bench'\n"
-                                               "c.ExecutePreprocessor.timeout = 600\n")  # fmt: skip
-    command = str(venv / "bin" / "nbgrader")
-    run([command, "generate_assignment", "hw", "--create", "--force"], course)
+def measure(name: str, make: Callable[[], Tool], source: Path, work: Path, state: State, runs: int,
+            workers: list[int]) -> None:  # fmt: skip
+    """Fills what is still missing of one tool: a first run that does not count, then ``runs``, then the batches."""
+    mine = state.of(name)
+    batches = [str(n) for n in workers if n > 1 and str(n) not in mine["batches"]]
+    if len(mine["seconds"]) >= runs and not batches:
+        say(f"{name}: known")
+        return
+    tool, places = make(), (work / name / str(number) for number in range(10_000))
+    say(f"{name}: first run, which does not count")
+    once(tool, source, next(places))
+    while len(mine["seconds"]) < runs:
+        seconds, cells = once(tool, source, next(places))
+        mine["seconds"].append(round(seconds, 3))
+        mine["cells"] += [] if cells is None else [round(cells, 3)]
+        state.save()
+        say(f"{name}: {len(mine['seconds'])} of {runs}, {seconds:.2f} s")
+    for number in batches:
+        mine["batches"][number] = round(batch(tool, source, places, runs * int(number), int(number)), 3)
+        state.save()
+        say(f"{name}: {mine['batches'][number]:.1f} notebooks a minute with {number} at once")
 
-    def grade(_: Path, out: Path) -> None:
-        student = f"s{out.name}"
-        folder = course / "submitted" / student / "hw"
-        folder.mkdir(parents=True)
-        shutil.copy(course / "release" / "hw" / "hw.ipynb", folder)
-        run([command, "autograde", "hw", "--student", student, "--create", "--force"], course)
 
-    return grade
+def batch(tool: Tool, source: Path, places: Iterator[Path], size: int, workers: int) -> float:
+    outs = [next(places) for _ in range(size)]
+    started = time.perf_counter()
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(lambda out: once(tool, source, out), outs))
+    return 60 * size / (time.perf_counter() - started)
 
 
-def measure(tool: Tool, source: Path, work: Path, runs: int, workers: list[int]) -> dict[str, float]:
-    """Seconds of single runs one after another, then notebooks a minute with several at once."""
-    counter = iter(range(10_000))
-
-    def once(_: int = 0) -> float:
-        out = work / f"{next(counter)}"
-        out.mkdir()
-        started = time.perf_counter()
-        tool(source, out)
-        return time.perf_counter() - started
-
-    once()
-    times = sorted(once() for _ in range(runs))
-    late = times[min(len(times) - 1, round(0.95 * len(times)))]
-    found: dict[str, float] = {"p50_s": statistics.median(times), "p95_s": late, "n": runs}
-    for number in workers:
-        started = time.perf_counter()
-        with ThreadPoolExecutor(number) as pool:
-            list(pool.map(once, range(runs * number)))
-        found[f"per_minute_{number}"] = 60 * runs * number / (time.perf_counter() - started)
+def summary(measured: dict[str, Any]) -> dict[str, float]:
+    seconds, cells = sorted(measured["seconds"]), measured["cells"]
+    late = seconds[min(len(seconds) - 1, round(0.95 * len(seconds)))]
+    found = {"p50_s": statistics.median(seconds), "p95_s": late, "n": len(seconds),
+             "per_minute_1": 60 * len(seconds) / sum(seconds)}  # fmt: skip
+    found |= {f"per_minute_{number}": rate for number, rate in measured["batches"].items()}
+    if len(cells) == len(seconds):
+        pairs = list(zip(measured["seconds"], cells, strict=True))
+        found["cells_p50_s"] = statistics.median(cells)
+        found["overhead_s"] = statistics.median(whole - own for whole, own in pairs)
+        found["overhead_ratio"] = statistics.median(whole / own for whole, own in pairs)
     return {name: round(value, 3) for name, value in found.items()}
 
 
-def tools(peers: Path | None, work: Path) -> dict[str, Callable[[], Tool]]:
-    from course_lib.kernels import own_server
-    from course_lib.reexecute import WarmSandboxedExecutor
-
-    def missing(name: str) -> Tool:
-        raise FileNotFoundError(f"{name} is not in {peers}" if peers else "no --peers environment was given")
-
-    found: dict[str, Callable[[], Tool]] = {"papermill": lambda: papermill}
-    for name, make in (("otter", otter), ("nbgrader", nbgrader)):
-        there = peers is not None and (peers / "bin" / name).exists()
-        found[name] = (lambda m=make: m(peers, work)) if there else (lambda n=name: missing(n))
-    plain = {"sandboxed": False, "unsafe": True}
-    found["ours_cold"] = lambda: ours(WarmSandboxedExecutor(warm=False, **plain))
-    found["ours_warm"] = lambda: ours(WarmSandboxedExecutor(server=own_server(0), **plain))
-    found["ours_warm_sandboxed"] = lambda: ours(WarmSandboxedExecutor(server=own_server(0)))
-    return found
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--steps", type=int, default=60, help="Training steps in the notebook.")
+    parser.add_argument("--only", nargs="*", choices=ORDER, default=list(ORDER))
+    parser.add_argument("--fresh", action="store_true", help="Forget what a stopped run has measured.")
+    parser.add_argument("--peers", type=Path, default=ROOT / "build" / "peers", help="The peers' environment.")
+    parser.add_argument("--result", type=Path, default=RESULT)
+    parser.add_argument("--chart", type=Path, default=CHART)
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peers", type=lambda text: Path(text).resolve())
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
-    given = parser.parse_args()
+    given = options()
     os.environ.update(OMP_NUM_THREADS="2", HF_HUB_OFFLINE="1", ANONYMIZED_TELEMETRY="False")
-    if given.peers:
-        site = Path(next(given.peers.glob("lib/python*/site-packages")))
-        (site / "zz_course.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    report: dict[str, object] = {}
-    with tempfile.TemporaryDirectory(prefix="course-peers-") as folder:
-        work = Path(folder)
-        source = notebook(work / "lab.ipynb", "python3")
-        for name, make in tools(given.peers, work).items():
-            (work / name).mkdir(exist_ok=True)
-            try:
-                report[name] = measure(make(), source, work / name, given.runs, given.workers)
-            except (OSError, RuntimeError) as error:
-                report[name] = {"absent": str(error)}
-    print(json.dumps(report | {"load_average": os.getloadavg()[0], "cores": os.cpu_count()}, indent=1))
+    venv = environment(given.peers.resolve(), say)
+    settings = {"runs": given.runs, "workers": given.workers, "steps": given.steps, "peers": list(PEERS),
+                "cores": os.cpu_count()}  # fmt: skip
+    state = State(STATE, settings, given.fresh)
+    absent = {}
+    work = Path(tempfile.mkdtemp(prefix="course-peers-"))
+    try:
+        source = notebook(work / "lab.ipynb", given.steps)
+        for name, make in tools(venv, work, given.steps).items():
+            if name in given.only:
+                try:
+                    measure(name, make, source, work, state, given.runs, given.workers)
+                except (OSError, RuntimeError) as error:
+                    absent[name] = str(error)
+                    say(f"{name}: failed. {error}")
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    done = {name: summary(state.of(name)) for name in given.only if len(state.of(name)["seconds"]) >= given.runs}
+    report = {"settings": settings, "date": datetime.now(UTC).date().isoformat(), "tools": done, "absent": absent,
+              "load_average": round(os.getloadavg()[0], 2)}  # fmt: skip
+    given.result.parent.mkdir(parents=True, exist_ok=True)
+    given.result.write_text(json.dumps(report, indent=1) + "\n")
+    if not absent and len(done) > 1:
+        draw(done, given.chart)
+    print(json.dumps(report, indent=1))
+    raise SystemExit(1 if absent else 0)
 
 
 if __name__ == "__main__":
