@@ -301,11 +301,13 @@ def _table(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> No
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*head, title=escape(title) or None, box=box.SIMPLE, title_justify="left")
+    from course_lib.report import visible
+
+    table = Table(*head, title=escape(visible(title)) or None, box=box.SIMPLE, title_justify="left")
     for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
+        table.add_row(*(escape(visible(str(cell))) for cell in row))  # it may quote what somebody handed in
     Console().print(table)
 
 
 def _print_json(value: Any) -> None:
-    typer.echo(jsonlib.dumps(value, indent=1, ensure_ascii=False, default=str))
+    typer.echo(jsonlib.dumps(value, indent=1, default=str))  # in ASCII: nothing in it steers a terminal

@@ -61,7 +61,7 @@ def grade(
     signed = _certify(run.book, certificates, issuer, out) if run.committed and certificates else []
     lab = next(lab for lab in run.book.labs if lab.module == grader.module)
     summary = _summary(run, lab, out, [str(path) for path in signed])
-    typer.echo(jsonlib.dumps(summary, ensure_ascii=False)) if json else _print_summary(summary, run, lab)
+    typer.echo(jsonlib.dumps(summary)) if json else _print_summary(summary, run, lab)
     raise typer.Exit(0 if all(row.report for row in lab.rows) else 1)
 
 
@@ -78,7 +78,7 @@ def verify(
 
     verdict = check(file, issuer or [], submission)
     if json:
-        typer.echo(jsonlib.dumps({**asdict(verdict), "ok": verdict.ok}, ensure_ascii=False, indent=1))
+        typer.echo(jsonlib.dumps({**asdict(verdict), "ok": verdict.ok}, indent=1))
     else:
         for problem in verdict.problems:
             typer.secho(problem, fg="red")
@@ -153,9 +153,9 @@ def _certify(book: Any, key: Path, issuer: str, out: Path) -> Any:
 
 @contextmanager
 def _shown(json: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Events as JSON lines, or as a progress bar with the time left."""
+    """Events as JSON lines in ASCII, which steers no terminal, or as a progress bar with the time left."""
     if json:
-        yield lambda event: typer.echo(jsonlib.dumps(event, ensure_ascii=False))
+        yield lambda event: typer.echo(jsonlib.dumps(event))
         return
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

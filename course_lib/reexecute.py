@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_lib import notebooks as nbs
-from course_lib.errors import ArtifactError, CourseError
+from course_lib.errors import ArtifactError, CourseError, UsageError
 from course_lib.execute import Execution, Limits, Literal, PapermillExecutor, parameters_of
 from course_lib.hardcoded import follows_seed, stays_equal
 from course_lib.kernels import shared_server
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 OURS = ("seed", "out_dir", "base_url", "budget_usd", "model", "tier")
+MAX_CELLS = 2000
 Check = Callable[[Submission], "list[Finding]"]
 
 
@@ -95,7 +96,10 @@ def _prepared(submission: Submission) -> tuple[NotebookNode, dict[str, Literal]]
     """The learner's notebook without outputs and injected values, and the parameters that it ran with."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "lab.ipynb")
-        submission.value("lab.ipynb")
+        value = submission.value("lab.ipynb")
+        cells = value.get("cells") if isinstance(value, dict) else None
+        if isinstance(cells, list) and len(cells) > MAX_CELLS:  # reading alone would take longer than any run may
+            raise UsageError(f"It has {len(cells)} cells, and at most {MAX_CELLS} are run.", where="lab.ipynb")
         path.write_bytes(submission.raw("lab.ipynb"))
         nb = nbs.normalise(nbs.read(path), keep_outputs=False)
     values: dict[str, Literal] = parameters_of(nb, "lab.ipynb")

@@ -135,7 +135,10 @@ def test_a_run_that_ends_badly_is_never_a_pass(judge: Callable, cell: str, outco
     assert words in found["rerun.completed"].message
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"cells": 3}', "[" * 50_000, '{"cells": [1], "nbformat": 4}'])
+MANY = '{"cells": [%s]}' % ", ".join(['{"cell_type": "code"}'] * 2001)
+
+
+@pytest.mark.parametrize("content", [MANY, "", "{}", '{"cells": 3}', "[" * 50_000, '{"cells": [1], "nbformat": 4}'])
 def test_a_notebook_that_cannot_be_read_is_an_error(content: str, tmp_path: Path, server: ForkServer) -> None:
     found = rerun(Submission("x", {"lab.ipynb": content.encode()}), "06", WarmSandboxedExecutor(server=server),
                   tmp_path / "work", 7, LIMITS, rows_agree)  # fmt: skip
