@@ -35,7 +35,10 @@ class Live:
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         shown = self.view(**self.start)
         bundle: dict[str, Any] = {"text/plain": self.text}
-        bundle |= {"text/html": shown} if isinstance(shown, str) else {"image/png": base64.b64encode(_png(shown)).decode()}
+        if isinstance(shown, str):
+            bundle["text/html"] = shown
+        else:
+            bundle["image/png"] = base64.b64encode(_png(shown)).decode()
         try:
             bundle[_WIDGET] = self.widget()._repr_mimebundle_()[_WIDGET]
         except Exception:  # no ipywidgets, or no kernel to talk to: the still picture is complete by itself
