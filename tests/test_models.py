@@ -328,7 +328,7 @@ def test_a_malformed_entry_is_refused(tmp_path: Path, change: dict[str, Any], sa
     import yaml
 
     data = yaml.safe_load((ROOT / "data" / "models" / "registry.yaml").read_text())
-    data["models"][2] |= change
+    next(m for m in data["models"] if m["kind"] == "hosted").update(change)
     path = tmp_path / "registry.yaml"
     path.write_text(yaml.safe_dump(data))
     with pytest.raises(ModelError, match=says):
