@@ -16,7 +16,7 @@ from pathlib import Path
 HOME = "/home/learner"
 USER = 1000
 HIDDEN = ("checks", "rubric.py", "grade.py", "gradebook.py", "exercises.py", "cohort*", "similarity.py", "reexecute.py",
-          "hardcoded.py", "__pycache__")  # fmt: skip
+          "hardcoded.py", "persuasion.py", "__pycache__")  # fmt: skip
 LOCKED = ("locked*", "SHA256SUMS")
 ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "fonts", "localtime", "mime.types")
 KEPT_ENV = ("LANG", "LC_ALL", "TZ", "OMP_NUM_THREADS", "COURSE_SERVER_THREADS", "PYTHONHASHSEED")

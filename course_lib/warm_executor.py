@@ -118,6 +118,8 @@ class WarmSandboxedExecutor(PapermillExecutor):
             notes += [f"{box.outward()} packets tried to leave the sandbox"] if box.outward() else []
             if result.timed_out:
                 box.cause = box.cause or "time"
+            if not result.ok and "MemoryError" in box.log():  # the kernel's own, not one that a cell raised
+                box.cause = box.cause or "memory"
         if box.cause:
             result = replace(result, ok=False, error=f"The run was stopped: {box.why()}. {result.error}".strip())
         return replace(result, notes=tuple(notes), cause=box.cause)
