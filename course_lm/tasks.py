@@ -65,7 +65,7 @@ def task_item(rng: random.Random, split: str, task: str = "") -> TaskItem:
     return _MAKERS[name](rng, vocabulary(split))
 
 
-def locked_task_items(count_per_task: int = 60, seed: int = 70_117) -> list[dict[str, Any]]:
+def locked_task_items(count_per_task: int = 60, seed: int = 70_918) -> list[dict[str, Any]]:
     """Rows {id, task, messages, tools, reply, meta} of the test split, ``count_per_task`` of each task."""
     rng = random.Random(seed)
     return [{"id": f"{task}-{number:03d}", **task_item(rng, "test", task).row()}
