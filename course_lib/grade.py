@@ -21,9 +21,9 @@ from course_lib.submission import Submission
 HIDDEN_ORDER = ("cross_tenant", "restricted", "stale", "injection", "article", "paraphrase", "unanswerable")
 HIDDEN_PROBES = 200
 PRESENTATION = frozenset(
-    "bookpages certificates cli cli_grade cli_review cohort dask_map doctor exercises exports figures gradebook journal "
-    "live measurements nblint policy preload progress quizzes report review_desk review_html review_panel reviews "
-    "sampling_view widgets workers".split()
+    "bookpages certificates cli cli_grade cli_review cohort dask_map doctor exercises exports figures gradebook "
+    "journal live measurements nblint policy preload progress quizzes report review_desk review_html review_panel "
+    "reviews sampling_view widgets workers".split()
 )
 EXECUTION = frozenset(
     "cgroups execute kernel_fork kernels namespaces reexecute sandbox sandbox_view serve server warm_executor".split()
