@@ -27,7 +27,7 @@ ATTACKS = (
     "<svg onload='window.pwned=1'><image href='http://127.0.0.1:9/x.svg'/></svg>",
     "</style><style>@import url(http://127.0.0.1:9/x.css)</style>",
     "\"' onmouseover=window.pwned=1 x=",
-    "{{ 7 * 7 }}{% raw %}",
+    "{{ 7919 * 7927 }}{% raw %}",
     "<a href='javascript:window.pwned=1'>click</a>",
     "right\u202eelpmis",
 )
@@ -61,7 +61,7 @@ def test_markup_of_a_submission_is_shown_and_never_interpreted(hostile: LabRepor
     tags = set(re.findall(r"<\s*([a-zA-Z]+)", body))
     assert not tags & {"script", "img", "image", "iframe", "object", "style", "link", "form", "a", "use"}, tags
     assert not re.search(r"<[^>]*\son\w+\s*=", body) and not re.search(r"<[^>]*(src|href|url)\s*=\s*[\"']?http", body)
-    assert "49" not in re.findall(r"\{\{ 7 \* 7 \}\}|49", body)
+    assert "62773913" not in re.findall(r"\{\{ 7919 \* 7927 \}\}|62773913", body)
     assert "\u202e" not in page
 
 
