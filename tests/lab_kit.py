@@ -86,10 +86,13 @@ def choose_kernel(page: Any, title: str) -> None:
     idle(page)
 
 
-def run_cell(page: Any, shown: Any, log: Path) -> None:
-    """Runs the first code cell until ``shown``, a locator, is there: a key press while the page settles is lost."""
+def run_cell(page: Any, shown: Any, log: Path, title: str = "") -> None:
+    """Runs the first code cell until ``shown``, a locator, is there: a key press while the page settles is lost.
+
+    title: the kernel to answer with where the page asks for one.
+    """
     for _ in range(8):
-        _asked(page)
+        _asked(page, title)
         if _patiently(lambda: page.locator(".jp-CodeCell .cm-content").first.click(timeout=15_000)):
             page.keyboard.press("Shift+Enter")
             if _patiently(lambda: shown.wait_for(timeout=30_000)):

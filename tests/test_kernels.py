@@ -188,7 +188,8 @@ def test_a_person_chooses_the_kernel_in_jupyterlab(jupyter: Path, tmp_path: Path
           lab_kit.open_page(url, "n.ipynb") as page):  # fmt: skip
         lab_kit.choose_kernel(page, KERNELSPECS[name][0])
         shown = page.locator(".jp-OutputArea-output")
-        lab_kit.run_cell(page, shown.get_by_text(f"True {name == 'course-sandbox'}"), tmp_path / "lab" / "server.log")
+        expected = shown.get_by_text(f"True {name == 'course-sandbox'}")
+        lab_kit.run_cell(page, expected, tmp_path / "lab" / "server.log", KERNELSPECS[name][0])
         page.keyboard.press("Shift+Enter")
         shown.get_by_text("42", exact=True).wait_for()
         if target := os.environ.get("COURSE_SCREENSHOT"):
