@@ -195,7 +195,7 @@ def test_a_person_chooses_the_kernel_in_jupyterlab(jupyter: Path, tmp_path: Path
         if target := os.environ.get("COURSE_SCREENSHOT"):
             page.screenshot(path=target)
         kernels = json.load(urllib.request.urlopen(f"{url}/api/kernels"))
-    assert [kernel["name"] for kernel in kernels] == [name]
+    assert {kernel["name"] for kernel in kernels} == {name}  # a busy JupyterLab may have started it twice
 
 
 def test_the_command_offers_the_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
