@@ -6,13 +6,15 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
-from course_lib.artifacts import Artifact, Count, Name, Share, Text
+from course_lib.artifacts import Artifact, Count, Metrics, Name, Share, Text
 
 Task = Literal["answer", "abstain", "extract", "classify", "summarise", "refuse"]
 Origin = Literal["template", "model", "hand"]
 Split = Literal["train", "validation", "test"]
+Step = Literal["rights", "form", "privacy", "repeat", "held out", "inspection"]
 TASKS: tuple[str, ...] = get_args(Task)
 SPLITS: tuple[str, ...] = get_args(Split)
+STEPS: tuple[str, ...] = get_args(Step)
 DATASET = "compliance_sft_dataset.jsonl"
 MANIFEST = "splits/manifest.json"
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -29,7 +31,7 @@ class SftMessage(Artifact):
 class SftRow(Artifact):
     """compliance_sft_dataset.jsonl and splits/*.jsonl, one a line.
 
-    messages: system, user, assistant, with the prompts of ``course_lib.prompts``: course-lm's chat template renders them
+    messages: system, user, assistant, with the prompts of ``course_lib.prompts``: course-lm renders them
     as in its own training. document: key ``ID@VERSION`` of the corpus document that every source of the prompt comes
     from; null for ``refuse`` alone, which has no source. origin: who made the reply. language: ISO 639-1. license: SPDX
     identifier. rights: where the permission to train on the document is recorded.
@@ -77,11 +79,46 @@ class SplitManifest(Artifact):
 
 
 class Inspection(Artifact):
-    """quality_rows.jsonl: one row that a person or a rule looked at. row: the candidate as it was then. good: the
-    verdict. reasons: names of what is wrong, empty when good; kept: whether it stands in the dataset."""
+    """quality_rows.jsonl: one row that somebody looked at. row: as it was, personal data and secrets masked. good: the
+    verdict. reasons: what is wrong, empty when good. kept: whether it stands in the dataset."""
 
     id: Name
     row: dict[str, Any]
     good: bool
     reasons: Annotated[list[Text], Field(max_length=20)]
     kept: bool
+
+
+class SourceRow(Artifact):
+    """sources.jsonl: one document of the corpus, and why it may not be trained on; reason is empty where it may."""
+
+    document: Name
+    allowed: bool
+    reason: Text
+
+
+class RemovedRow(Artifact):
+    """cleaning_log.jsonl: a candidate that did not get into the dataset, without its text. step: which cleaning step
+    removed it. other: id of the row that it repeats, or empty."""
+
+    id: Name
+    task: Task
+    origin: Origin
+    step: Step
+    reason: Annotated[str, Field(min_length=1, max_length=400)]
+    other: Annotated[str, Field(max_length=200)] = ""
+
+
+class DatasetMetrics(Metrics):
+    """metrics.json. candidates: rows before cleaning; kept: rows of the dataset; removed: by step; drafted: replies
+    that the model wrote; drafted_kept: of them in the dataset; inspected, inspected_good: rows of the dataset that were
+    looked at, and of them good; rejected: shown beside them."""
+
+    candidates: Count
+    kept: Count
+    removed: dict[Step, Count]
+    drafted: Count
+    drafted_kept: Count
+    inspected: Count
+    inspected_good: Count
+    rejected: Count

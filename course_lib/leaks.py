@@ -1,0 +1,164 @@
+"""The course's locked tests against training rows: copies, near-copies, paraphrases; and what may be told of the tests.
+
+A row can carry a test case in three ways: its words, its words in other dress, or other words for the same question
+with the same answer. The first two need no model. The third compares questions by a sentence embedding, and only where
+the answer is the same: alike questions about two different limits are no leak.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from course_lib.artifacts_dataset import SftRow
+from course_lib.citations import without_citations
+from course_lib.corpus import Corpus, load_questions
+from course_lib.datasets import asked, digest, leakage, normalised, own_text, sentences_of
+from course_lib.prompts import ABSTAIN, REFUSE
+
+if TYPE_CHECKING:
+    from course_lib.embeddings import Embedder
+
+SETS = ("locked", "corpus", "tasks")
+RESERVED = ("data", "evals", "reserved", "reserved.json")
+
+
+@dataclass(frozen=True, slots=True)
+class LockedCase:
+    """One case of a locked test. text: what identifies it. question: empty where nothing is asked. answers: texts of
+    which one must stand in a reply with the same answer; empty when the right answer is to abstain."""
+
+    id: str
+    text: str
+    question: str
+    answers: tuple[str, ...]
+
+
+class Pair(NamedTuple):
+    """A training row and the test case that it carries. kind: exact, normalised, near, paraphrase or unanswerable."""
+
+    kind: str
+    row: str
+    case: str
+    similarity: float
+
+
+def audit_text(row: Mapping[str, Any]) -> str:
+    """What makes a row of a test file an item of its own: what is asked, and the reply where it is no fixed phrase."""
+    question = row["question"] if "question" in row else row["messages"][1]["content"].split("\n\n", 1)[-1]
+    return question if row["reply"] in (ABSTAIN, REFUSE) else f"{question} {row['reply']}"
+
+
+def model_cases() -> list[LockedCase]:
+    """The locked cases of course-lm. Raises OSError where they were not handed out."""
+    from course_lib.models import model_folder
+    from course_lib.strict import read_text
+
+    cases = []
+    for name in SETS:
+        for line in read_text(model_folder() / "evals" / f"{name}.jsonl").splitlines():
+            row = json.loads(line)
+            answers = () if row["reply"] == ABSTAIN else (without_citations(row["reply"]),)
+            text = without_citations(audit_text(row))
+            cases.append(LockedCase(row["id"], text, row.get("question", ""), answers))
+    return cases
+
+
+def locked_cases() -> list[LockedCase]:
+    """All locked cases of the course: those of retrieval, then those of course-lm."""
+    asked_for = [LockedCase(q.id, q.question, q.question, q.answers) for q in load_questions("locked_test")]
+    return asked_for + model_cases()
+
+
+def copies(rows: Sequence[SftRow], cases: Sequence[LockedCase], near: float) -> list[Pair]:
+    """Cases that stand in a row word for word, in other dress, or with ``near`` of their word runs; strictest first."""
+    by_text: dict[str, str] = {}
+    for row in rows:
+        for text in (asked(row), own_text(row)):
+            by_text.setdefault(text, row.id)
+    ids: dict[str, str] = {}
+    for case in cases:
+        ids.setdefault(case.text, case.id)
+    found = leakage(list(by_text), list(ids), near)
+    score = {"exact": 1.0, "normalised": 1.0, "near": near}
+    return [Pair(kind, by_text[mine], ids[text], score[kind]) for kind, pairs in found.items() for text, mine in pairs]
+
+
+def same_answer(row: SftRow, case: LockedCase) -> bool:
+    """Whether a row answers as the case must be answered: one of its texts, or the same abstention."""
+    if not case.question or row.task not in ("answer", "abstain", "summarise"):
+        return False
+    if row.reply == ABSTAIN or not case.answers:
+        return row.reply == ABSTAIN and not case.answers
+    said = f" {normalised(without_citations(row.reply))} "
+    return any(f" {normalised(text)} " in said for text in case.answers if normalised(text))
+
+
+def paraphrases(
+    rows: Sequence[SftRow], cases: Sequence[LockedCase], embedder: Embedder, least: float, least_abstain: float
+) -> list[Pair]:
+    """Rows with the answer of a case whose question is alike: cosine at least ``least``, or ``least_abstain`` where the
+    right answer is to abstain, which says less. Most alike first. Raises what the embedder raises."""
+    pairs = [(row, case) for row in rows for case in cases if same_answer(row, case)]
+    if not pairs:
+        return []
+    texts = sorted({text for row, case in pairs for text in (asked(row), case.question)})
+    vectors = dict(zip(texts, embedder.encode(texts, persist=False), strict=True))
+    found = []
+    for row, case in pairs:
+        alike = round(float(vectors[asked(row)] @ vectors[case.question]), 4)
+        if alike >= (least if case.answers else least_abstain):
+            found.append(Pair("paraphrase" if case.answers else "unanswerable", row.id, case.id, alike))
+    return sorted(found, key=lambda pair: (-pair.similarity, pair.row, pair.case))
+
+
+def reserved_sentences(corpus: Corpus, cases: Iterable[LockedCase], forbidden: Iterable[str] = ()) -> set[str]:
+    """Sentences of the corpus on which a locked case rests: those with one of its answers or forbidden answers."""
+    spans = {f" {normalised(text)} " for case in cases for text in case.answers} | {
+        f" {normalised(text)} " for text in forbidden}  # fmt: skip
+    return {sentence for document in corpus.documents for sentence in sentences_of(document)
+            if any(span in f" {normalised(sentence)} " for span in spans)}  # fmt: skip
+
+
+def reserved_digests(corpus: Corpus) -> dict[str, list[str]]:
+    """``reserved.json``: SHA-256 of what is asked, and of each sentence that answers, in the locked tests."""
+    locked, questions = locked_cases(), load_questions("locked_test")
+    by_document = [s for q in questions for s in _own_sentences(corpus, q.expected_docs, q.answers)]
+    by_document += [s for q in questions for s in _own_sentences(corpus, q.forbidden_docs, q.forbidden_answers)]
+    facts = {*by_document, *reserved_sentences(corpus, model_cases())}
+    texts = {case.text for case in locked} | {case.question for case in locked if not case.answers and case.question}
+    return {"asked": sorted({digest(text) for text in texts}), "facts": sorted({digest(text) for text in facts})}
+
+
+def _own_sentences(corpus: Corpus, documents: Iterable[str], spans: Iterable[str]) -> Iterator[str]:
+    wanted = [f" {normalised(span)} " for span in spans]
+    for key in documents:
+        for sentence in sentences_of(corpus.document(key)):
+            if any(span in f" {normalised(sentence)} " for span in wanted):
+                yield sentence
+
+
+def load_reserved(path: Path | None = None) -> dict[str, set[str]]:
+    """{asked, facts}: digests (``course_lib.datasets.digest``) of what training must leave alone. No text is in it."""
+    from course_lib.catalog import repo_root
+    from course_lib.strict import read_text
+
+    value = json.loads(read_text(path or repo_root().joinpath(*RESERVED)))
+    return {name: set(value[name]) for name in ("asked", "facts")}
+
+
+def write_reserved(folder: Path | None = None) -> Path:
+    """Writes ``reserved.json`` for the present locked tests. Run it when one of them changes."""
+    from course_lib.catalog import repo_root
+    from course_lib.corpus import load_corpus
+
+    path = (folder / RESERVED[-1]) if folder else repo_root().joinpath(*RESERVED)
+    path.write_text(json.dumps(reserved_digests(load_corpus()), indent=0) + "\n", encoding="utf-8")
+    return path
+
+
+if __name__ == "__main__":
+    write_reserved()
