@@ -36,7 +36,7 @@ lab: $(STAMP)         ## JupyterLab with the course open
 	@$(LIMITS) $(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_course_overview.ipynb
 
 lint: $(STAMP)        ## code and notebook style
-	@$(BIN)/ruff check course_lib course_lm tests && $(BIN)/course lint
+	@$(BIN)/ruff check course_grader course_lib course_lm tests && $(BIN)/course lint
 
 lock: $(STAMP)        ## refresh requirements.lock from pyproject.toml
 	@$(BIN)/pip-compile pyproject.toml --extra dev --allow-unsafe --quiet --upgrade --strip-extras --no-header \

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from course_lib.exports import similar_to
-from course_lib.gradebook import Book, Lab, Row, slug
-from course_lib.items import failed_gates, items, look_first
+from course_grader.exports import similar_to
+from course_grader.gradebook import Book, Lab, Row, slug
+from course_grader.items import failed_gates, items, look_first
 from course_lib.report import band_tag, environment, report_values, style_of, write_text
 from course_lib.rubric import CriterionResult
 from course_lib.types import Outcome
 
+TEMPLATES = Path(__file__).parent / "templates"
+STYLES = ("style.css", TEMPLATES / "gradebook.css")
 SHOWN_PAIRS = 100
 FULL, MOST, SOME, NONE, WAITS, OPEN = "full", "most", "some", "none", "waits", "open"
 SIGNS = {FULL: "●", MOST: "◕", SOME: "◔", NONE: "○", WAITS: "…", OPEN: "!"}
@@ -30,7 +32,7 @@ class Bin:
 
 def write_pages(book: Book, out: Path) -> None:
     """``index.html`` and ``learners/``; pages of learners who are no longer in the book are removed."""
-    style = style_of("style.css", "gradebook.css")
+    style = style_of(*STYLES)
     wanted = set()
     for lab in book.labs:
         for row in lab.rows:
@@ -58,8 +60,8 @@ def render_learner(row: Row, lab: Lab, style: Mapping[str, str] | None = None) -
     similar = [pair for pair in lab.pairs if row.counts and row.learner in (pair.first, pair.second)]
     attempts = [other for other in lab.rows if other.learner == row.learner]
     values = report_values(row.report) if row.report else {}
-    return environment().get_template("gradebook_learner.html").render(
-        **values, **(style or style_of("style.css", "gradebook.css")), row=row, lab=lab, similar=similar,
+    return environment(TEMPLATES).get_template("gradebook_learner.html").render(
+        **values, **(style or style_of(*STYLES)), row=row, lab=lab, similar=similar,
         attempts=attempts if len(attempts) > 1 else [], link=lambda other: Path(page_of(other, lab)).name,
         starter=row.counts and row.learner in lab.starters,
     )  # fmt: skip
@@ -68,8 +70,8 @@ def render_learner(row: Row, lab: Lab, style: Mapping[str, str] | None = None) -
 def render_index(book: Book, style: Mapping[str, str] | None = None) -> str:
     """Everything about the cohort on one page, most urgent first."""
     pages = {row.learner: page_of(row, lab) for lab in book.labs for row in lab.counted}
-    return environment().get_template("gradebook_index.html").render(
-        **(style or style_of("style.css", "gradebook.css")), labs=[_lab(lab) for lab in book.labs], pages=pages,
+    return environment(TEMPLATES).get_template("gradebook_index.html").render(
+        **(style or style_of(*STYLES)), labs=[_lab(lab) for lab in book.labs], pages=pages,
         looks=look_first(book), totals=book.totals if len(book.labs) > 1 else (), signs=SIGNS,
     )  # fmt: skip
 

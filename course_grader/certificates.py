@@ -16,9 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from course_lib.archives import read_bytes
+from course_grader.archives import read_bytes
+from course_grader.bookpages import STYLES, TEMPLATES
+from course_grader.gradebook import Book, Lab, Row, slug
 from course_lib.errors import CourseError, DataError
-from course_lib.gradebook import Book, Lab, Row, slug
 from course_lib.report import environment, style_of, write_text
 from course_lib.rubric import BANDS
 from course_lib.strictjson import BadJson, decode, parse_json
@@ -242,9 +243,9 @@ def issue_all(book: Book, key: Ed25519PrivateKey, name: str, out: Path, now: dat
             if not _same(path, fresh):
                 signed = sign(fresh, key, now)
                 write_text(path, json.dumps(signed, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-                page = environment().get_template("gradebook_certificate.html")
+                page = environment(TEMPLATES).get_template("gradebook_certificate.html")
                 write_text(path.with_suffix(".html"), page.render(
-                    **style_of("style.css", "gradebook.css"), credential=signed, file=path.name, band=row.report.band))
+                    **style_of(*STYLES), credential=signed, file=path.name, band=row.report.band))
             written.append(path)
     return written
 

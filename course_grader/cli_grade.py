@@ -40,10 +40,10 @@ def grade(
     json: Annotated[bool, typer.Option("--json", help="One JSON event a line.")] = False,
 ) -> None:
     """Grade what a cohort handed in: gradebook, tables, and what to look at first. Finished work is never redone."""
+    from course_grader.cohort import JOURNAL, LabGrader, Options, grade_cohort
+    from course_grader.intake import collect
+    from course_grader.policy import load_policy
     from course_lib.catalog import find
-    from course_lib.cohort import JOURNAL, LabGrader, Options, grade_cohort
-    from course_lib.intake import collect
-    from course_lib.policy import load_policy
 
     _check_options(out / JOURNAL, resume, regrade, commit, suggestions, gold)
     code = find(module).code
@@ -74,7 +74,7 @@ def verify(
     """Check a certificate offline: exit code 0 only when it is intact and signed by an issuer that you named."""
     from dataclasses import asdict
 
-    from course_lib.certificates import verify as check
+    from course_grader.certificates import verify as check
 
     verdict = check(file, issuer or [], submission)
     if json:
@@ -104,14 +104,14 @@ def _check_options(journal: Path, resume: bool, regrade: bool, commit: bool, sug
 def _mapper(scheduler: str, workers: int) -> AbstractContextManager[Any]:
     if not scheduler:
         return nullcontext()
-    from course_lib.dask_map import dask_mapper
+    from course_grader.dask_map import dask_mapper
 
     return dask_mapper(scheduler, workers)
 
 
 def _reexecution(module: str, execute: bool | None, no_sandbox: bool) -> Any:
     """None where notebooks are not run again. Refuses at once where there is no sandbox, before anything is graded."""
-    from course_lib.cohort import cached_rubric
+    from course_grader.cohort import cached_rubric
 
     if execute is None:
         execute = cached_rubric(module).rerun is not None
@@ -119,8 +119,8 @@ def _reexecution(module: str, execute: bool | None, no_sandbox: bool) -> Any:
         if no_sandbox:
             raise UsageError("--unsafe-no-sandbox does not go with static checks.", fix="They need no sandbox.")
         return None
-    from course_lib.reexecute import Reexecution
-    from course_lib.sandbox import require
+    from course_grader.reexecute import Reexecution
+    from course_grader.sandbox import require
 
     if not no_sandbox:
         require()
@@ -129,10 +129,10 @@ def _reexecution(module: str, execute: bool | None, no_sandbox: bool) -> Any:
 
 def _import(out: Path, reviews: Path | None, suggestions: Path | None, gold: Path | None,
             on_event: Callable[[Mapping[str, Any]], None]) -> None:  # fmt: skip
-    from course_lib.cohort import JOURNAL
-    from course_lib.gradebook import build
-    from course_lib.journal import Journal
-    from course_lib.reviews import import_reviews, import_suggestions
+    from course_grader.cohort import JOURNAL
+    from course_grader.gradebook import build
+    from course_grader.journal import Journal
+    from course_grader.reviews import import_reviews, import_suggestions
 
     if reviews or suggestions:
         with Journal(out / JOURNAL) as journal:
@@ -146,7 +146,7 @@ def _import(out: Path, reviews: Path | None, suggestions: Path | None, gold: Pat
 
 
 def _certify(book: Any, key: Path, issuer: str, out: Path) -> Any:
-    from course_lib.certificates import issue_all, load_key
+    from course_grader.certificates import issue_all, load_key
 
     return issue_all(book, load_key(key), issuer, out)
 
@@ -184,7 +184,7 @@ def _shown(json: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
 def _summary(run: Any, lab: Any, out: Path, signed: list[str]) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from course_lib.items import look_first
+    from course_grader.items import look_first
 
     rows = lab.counted
     return {"event": "summary", "module": lab.module, "learners": len(rows), "graded": run.graded,

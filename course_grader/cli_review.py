@@ -21,8 +21,8 @@ def review(
     open_it: Annotated[bool, typer.Option("--open/--no-open", help="Open JupyterLab, or only write it.")] = True,
 ) -> None:
     """Score what people score, beside the evidence: writes GRADEBOOK/review.ipynb and opens it in JupyterLab."""
-    from course_lib.review_desk import Desk
-    from course_lib.review_panel import write_notebook
+    from course_grader.review_desk import Desk
+    from course_grader.review_panel import write_notebook
 
     for path in submissions or ():
         if not path.exists():
@@ -37,7 +37,7 @@ def review(
 
 def kernels() -> None:
     """Offer warm kernels to JupyterLab, papermill and nbval: they start in half a second, with the imports done."""
-    from course_lib.kernels import KERNELSPECS, install_kernelspecs
+    from course_grader.kernels import KERNELSPECS, install_kernelspecs
 
     if not sys.platform.startswith("linux"):
         raise UsageError("Warm kernels need Linux.", fix="Use the kernel Python 3; it does the same, slower.")

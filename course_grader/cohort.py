@@ -18,21 +18,21 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from course_grader.gradebook import Book, Change, build, changes, slug
+from course_grader.intake import Entry, read_entry
+from course_grader.journal import Journal
+from course_grader.policy import Policy
+from course_grader.workers import Crash, Mapper, Pool, start_imports
 from course_lib.checks import LABS
 from course_lib.errors import ArtifactError, CourseError, UsageError
-from course_lib.gradebook import Book, Change, build, changes, slug
-from course_lib.intake import Entry, read_entry
-from course_lib.journal import Journal
-from course_lib.policy import Policy
 from course_lib.rubric import Rubric
 from course_lib.submission import Submission
 from course_lib.types import Finding
-from course_lib.workers import Crash, Mapper, Pool, start_imports
 
 STATIC_LIMIT_S = 120.0
 EXECUTED_LIMIT_S = 900.0
 STATIC, EXECUTED = "static", "executed"
-PRELOAD = (*LABS.values(), "course_lib.similarity", "bm25s", "sentence_transformers")
+PRELOAD = (*LABS.values(), "course_grader.similarity", "bm25s", "sentence_transformers")
 JOURNAL = "journal.jsonl"
 Reexecute = Callable[[Path, str, int, Path], "list[Finding]"]
 Event = Mapping[str, Any]
@@ -101,9 +101,9 @@ class LabGrader:
 
     def grade(self, submission: Submission, tier: str) -> list[Finding]:
         if tier == STATIC:
+            from course_grader.hardcoded import constants
+            from course_grader.persuasion import speaks_to_the_grader
             from course_lib.grade import context_for, grade_opened
-            from course_lib.hardcoded import constants
-            from course_lib.persuasion import speaks_to_the_grader
 
             rubric = self.rubric()
             found = list(grade_opened(submission, self.module, rubric, context_for(rubric)).findings)
@@ -140,7 +140,7 @@ class Task:
 
 def grade_task(task: Task) -> dict[str, Any]:
     """Runs in a worker: findings, the fingerprint of the code, and the seconds that it took."""
-    from course_lib.similarity import fingerprint
+    from course_grader.similarity import fingerprint
 
     start = time.perf_counter()
     submission = read_entry(task.entry) if task.files is None else Submission(task.entry.learner, dict(task.files))
@@ -205,8 +205,8 @@ def grade_cohort(entries: Sequence[Entry], grader: Grader, out: Path, options: O
 
 def write_book(book: Book, out: Path) -> None:
     """Pages, tables and JSON; derived, and equal for equal journals."""
-    from course_lib.bookpages import write_pages
-    from course_lib.exports import write_exports
+    from course_grader.bookpages import write_pages
+    from course_grader.exports import write_exports
 
     write_pages(book, out)
     write_exports(book, out)

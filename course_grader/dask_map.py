@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from course_lib.cohort import Task, grade_task, result_key
+from course_grader.cohort import Task, grade_task, result_key
+from course_grader.intake import read_entry
+from course_grader.workers import Call, Crash, Mapper
 from course_lib.errors import UsageError
-from course_lib.intake import read_entry
-from course_lib.workers import Call, Crash, Mapper
 
 AHEAD = 4  # tasks that wait at the scheduler for each worker thread: more would only fill its memory
 _ONE_AT_A_TIME = threading.Lock()

@@ -14,8 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from course_lib.gradebook import Book, Lab, Row
-from course_lib.items import items, look_first
+from course_grader.gradebook import Book, Lab, Row
+from course_grader.items import items, look_first
 from course_lib.report import visible, write_text
 
 FORMULA = tuple("=+-@|%\uff1d\uff0b\uff0d\uff20")
@@ -47,7 +47,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def write_exports(book: Book, out: Path) -> None:
     """gradebook.json, gradebook.csv, reviews.csv, and canvas.csv and moodle.csv over all labs of the book."""
-    from course_lib.reviews import template
+    from course_grader.reviews import template
 
     write_text(out / "gradebook.json", gradebook_json(book))
     write_text(out / "gradebook.csv", gradebook_csv(book))

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from course_lib.policy import Policy, counted, deduction, total
+from course_grader.policy import Policy, counted, deduction, total
+from course_grader.similarity import Fingerprint, Pair, copies_of_starter, pairs
 from course_lib.rubric import LabReport, Rubric, score
-from course_lib.similarity import Fingerprint, Pair, copies_of_starter, pairs
 from course_lib.types import Finding, Outcome
 
 Record = Mapping[str, Any]

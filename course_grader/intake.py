@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 
-from course_lib.archives import SUFFIXES, is_archive, read_archive, read_bytes, unpack_bulk
+from course_grader.archives import SUFFIXES, is_archive, read_archive, read_bytes, unpack_bulk
 from course_lib.catalog import artifacts
 from course_lib.errors import ArtifactError, UsageError
 from course_lib.submission import IGNORED, Limits, Submission

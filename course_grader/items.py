@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from course_lib.gradebook import CRASHED, REFUSED, Book, Lab, Row
+from course_grader.gradebook import CRASHED, REFUSED, Book, Lab, Row
 from course_lib.measure import wilson
 from course_lib.types import Outcome
 

@@ -24,12 +24,14 @@ import select
 import signal
 import socket
 import sys
+import time
 from typing import Any, NoReturn
 
 CAP_BYTES = bytes(24)
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
 LAST_CAP = 63
 MESSAGE = 1 << 20
+SENT_AT_ONCE = 1 << 20
 
 
 def join(pidfd: int, namespaces: int) -> None:
@@ -86,11 +88,35 @@ def _kernel(connection_file: str) -> NoReturn:
     sys.path_importer_cache.clear()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()  # siblings must not share the state that the fork copied
+    from ipykernel.iostream import OutStream
     from ipykernel.kernelapp import IPKernelApp
 
+    _pace(OutStream)
     IPKernelApp.launch_instance(sys.argv[1:])
     sys.stdout.flush()
     os._exit(0)
+
+
+def _pace(stream: type) -> None:
+    """Let a cell that prints megabytes wait at each one: twenty a second are enough for anybody.
+
+    Otherwise messages gather faster than they are read. Each holds eight times its size of address space (orjson's
+    doing), and at the limit of that the process ends by a signal, which tells nobody that it printed too much.
+    """
+    plain = stream.write
+
+    def write(self: Any, string: str) -> int | None:
+        if not isinstance(string, str) or len(string) + getattr(self, "_course_unsent", 0) < SENT_AT_ONCE:
+            self._course_unsent = getattr(self, "_course_unsent", 0) + len(string)
+            return plain(self, string)
+        for start in range(0, len(string), SENT_AT_ONCE):
+            plain(self, string[start : start + SENT_AT_ONCE])
+            self.flush()
+            time.sleep(0.05)
+        self._course_unsent = 0
+        return len(string)
+
+    stream.write = write
 
 
 def keep(job: dict[str, Any], pidfd: int | None, caller: socket.socket | None) -> int:

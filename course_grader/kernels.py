@@ -33,10 +33,10 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.provisioning import LocalProvisioner
 from traitlets import Bool
 
+from course_grader.kernel_fork import MESSAGE
+from course_grader.sandbox import FORK, Box, require
+from course_grader.sandbox_view import HOME, environment
 from course_lib.errors import ExecutionError
-from course_lib.kernel_fork import MESSAGE
-from course_lib.sandbox import FORK, Box, require
-from course_lib.sandbox_view import HOME, environment
 
 MODULES = tuple(
     "ipykernel.kernelapp ipykernel.ipkernel ipywidgets numpy pandas matplotlib.pyplot sklearn.metrics torch"
@@ -91,7 +91,7 @@ class ForkServer:
                 reason = (self._folder / "log").read_text(errors="replace").strip().rpartition("\n")[2]
                 self.close()
                 raise ExecutionError(f"The process that forks kernels did not start: {reason}",
-                                     where="course_lib.kernels", fix="Run without warm kernels, or mend the import.")
+                                     where="course_grader.kernels", fix="Run without warm kernels, or mend the import.")
             time.sleep(0.02)
 
     def fork(self, job: Mapping[str, Any], pidfd: int | None = None) -> ForkedProcess:
@@ -118,7 +118,7 @@ class ForkedProcess:
         self._caller, self.returncode = caller, None
         first = json.loads(caller.recv(MESSAGE) or b'{"error": "the process that forks kernels has gone"}')
         if "error" in first:
-            raise ExecutionError(f"A kernel could not be forked: {first['error']}", where="course_lib.kernel_fork")
+            raise ExecutionError(f"A kernel could not be forked: {first['error']}", where="course_grader.kernel_fork")
         self.pid = int(first["pid"])
 
     def poll(self) -> int | None:

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from course_grader.sandbox_view import USER
 from course_lib.errors import ExecutionError
-from course_lib.sandbox_view import USER
 
 FORK = Path(__file__).with_name("kernel_fork.py")
 OUTER_USER = 64999  # when we are root: a user of no account, whom the kernel does hold to a limit of processes

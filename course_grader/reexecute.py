@@ -14,16 +14,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from course_grader.hardcoded import follows_seed, stays_equal
+from course_grader.kernels import shared_server
+from course_grader.sandbox import Caps
+from course_grader.warm_executor import SANDBOX_LIMITS, WarmSandboxedExecutor
 from course_lib import notebooks as nbs
 from course_lib.errors import ArtifactError, CourseError, UsageError
 from course_lib.execute import Execution, Limits, Literal, PapermillExecutor, parameters_of
-from course_lib.hardcoded import follows_seed, stays_equal
-from course_lib.kernels import shared_server
 from course_lib.rubric import Rerun
-from course_lib.sandbox import Caps
 from course_lib.submission import Submission
 from course_lib.types import Finding, Outcome
-from course_lib.warm_executor import SANDBOX_LIMITS, WarmSandboxedExecutor
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

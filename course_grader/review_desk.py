@@ -15,14 +15,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from course_lib.cohort import JOURNAL, write_book
+from course_grader.cohort import JOURNAL, write_book
+from course_grader.exports import cell, plain
+from course_grader.gradebook import Book, Line, Row, build
+from course_grader.intake import Entry, collect, read_entry
+from course_grader.journal import Journal, read_journal
+from course_grader.reviews import add_review
 from course_lib.errors import ArtifactError, CourseError, DataError, UsageError
-from course_lib.exports import cell, plain
-from course_lib.gradebook import Book, Line, Row, build
-from course_lib.intake import Entry, collect, read_entry
-from course_lib.journal import Journal, read_journal
 from course_lib.report import visible, write_text
-from course_lib.reviews import add_review
 from course_lib.submission import Submission
 
 DRAFTS = "review-drafts.json"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+from course_grader.review_desk import Item
 from course_lib.report import MARKS, WORDS, points, visible
-from course_lib.review_desk import Item
 from course_lib.types import Finding
 
 INERT = "tex2jax_ignore mathjax_ignore"  # dollar signs of a submission are no mathematics

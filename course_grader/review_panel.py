@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from course_grader.review_desk import BY_CRITERION, BY_LEARNER, Desk, Draft, Item
+from course_grader.review_html import checks, file, head, progress, said, warning
+from course_grader.reviews import read_points
 from course_lib.errors import CourseError, UsageError
 from course_lib.report import points, visible
-from course_lib.review_desk import BY_CRITERION, BY_LEARNER, Desk, Draft, Item
-from course_lib.review_html import checks, file, head, progress, said, warning
-from course_lib.reviews import read_points
 from course_lib.widgets import _WIDGET, Table
 
 CLASS = "course-review"
@@ -43,7 +43,7 @@ def write_notebook(gradebook: Path, submissions: Iterable[Path] = (), reviewer: 
 
     paths = [os.path.relpath(path, gradebook) for path in submissions]
     values = [json.dumps(value, ensure_ascii=False) for value in (".", paths, reviewer)]
-    code = nbformat.v4.new_code_cell(f"from course_lib.review_panel import review\n\nreview({', '.join(values)})")
+    code = nbformat.v4.new_code_cell(f"from course_grader.review_panel import review\n\nreview({', '.join(values)})")
     nb = nbs.normalise(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(INTRODUCTION), code]))
     target = gradebook / "review.ipynb"
     if target.exists() and nbs.source_text(nbs.read(target)) != nbs.source_text(nb):

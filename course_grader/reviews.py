@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from course_lib.archives import read_bytes
+from course_grader.archives import read_bytes
+from course_grader.exports import cell, plain, table
+from course_grader.gradebook import Book, Row
+from course_grader.journal import Journal
 from course_lib.errors import DataError
-from course_lib.exports import cell, plain, table
-from course_lib.gradebook import Book, Row
-from course_lib.journal import Journal
 
 KAPPA = 0.6
 RESAMPLES = 2000

@@ -28,10 +28,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from course_lib.cgroups import Group, make_group
+from course_grader.cgroups import Group, make_group
+from course_grader.namespaces import FORK, user_namespace
+from course_grader.sandbox_view import HOME, USER, arguments, below_tmp, copy_tree, environment
 from course_lib.errors import CourseError, ExecutionError
-from course_lib.namespaces import FORK, user_namespace
-from course_lib.sandbox_view import HOME, USER, arguments, below_tmp, copy_tree, environment
 
 OUT = f"{HOME}/out"
 NAMESPACES = {"user": 0x10000000, "mnt": 0x20000, "pid": 0x20000000, "net": 0x40000000, "ipc": 0x8000000,

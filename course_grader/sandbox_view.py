@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import importlib.util
 import os
 import shutil
 import stat
@@ -15,11 +16,14 @@ from pathlib import Path
 
 HOME = "/home/learner"
 USER = 1000
-HIDDEN = ("checks", "rubric.py", "grade.py", "gradebook.py", "exercises.py", "cohort*", "similarity.py", "reexecute.py",
-          "hardcoded.py", "persuasion.py", "__pycache__")  # fmt: skip
+PACKAGES = ("course_lib", "course_lm")
+HIDDEN = ("checks", "rubric.py", "grade.py", "exercises.py", "__pycache__")
 LOCKED = ("locked*", "SHA256SUMS")
 ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "fonts", "localtime", "mime.types")
-KEPT_ENV = ("LANG", "LC_ALL", "TZ", "OMP_NUM_THREADS", "COURSE_SERVER_THREADS", "PYTHONHASHSEED")
+KEPT_ENV = ("LANG", "LC_ALL", "TZ", "OMP_NUM_THREADS", "GOMP_SPINCOUNT", "COURSE_SERVER_THREADS", "PYTHONHASHSEED")
+# The same number of threads on every machine, so that sums round alike; and threads that wait give their core away
+# soon: two kernels of two threads on two cores, spinning as long as libgomp does by itself, take six times as long.
+THREADS = {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "10000"}
 
 
 def environment(given: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -32,7 +36,7 @@ def environment(given: Mapping[str, str] | None = None) -> dict[str, str]:
              "COURSE_CACHE_DIR": f"{HOME}/.cache/llm-course", "IPYTHONDIR": f"{HOME}/.ipython", "HF_HUB_OFFLINE": "1",
              "TOKENIZERS_PARALLELISM": "false", "ANONYMIZED_TELEMETRY": "False", "OPENBLAS_NUM_THREADS": "1",
              "JE_ARROW_MALLOC_CONF": "background_thread:false"}  # fmt: skip
-    return {"LANG": "C.UTF-8"} | {name: given[name] for name in KEPT_ENV if name in given} | fixed
+    return {"LANG": "C.UTF-8"} | THREADS | {name: given[name] for name in KEPT_ENV if name in given} | fixed
 
 
 @functools.cache
@@ -42,7 +46,8 @@ def stage() -> Path:
 
     top, root = Path(tempfile.mkdtemp(prefix="course-view-")), repo_root()
     atexit.register(shutil.rmtree, top, True)
-    shutil.copytree(Path(__file__).parent, top / "package", ignore=shutil.ignore_patterns(*HIDDEN))
+    for name in PACKAGES:
+        shutil.copytree(package(name), top / name, ignore=shutil.ignore_patterns(*HIDDEN))
     shutil.copytree(root / "data" / "corpus", top / "corpus")
     if (root / "data" / "evals").is_dir():
         shutil.copytree(root / "data" / "evals", top / "evals", ignore=shutil.ignore_patterns(*LOCKED))
@@ -76,9 +81,14 @@ def _vectors() -> Iterator[tuple[Path, str]]:
             yield path, path.relative_to(cache_dir()).as_posix()
 
 
+def package(name: str) -> Path:
+    """Where a package of the course lies, found without importing it."""
+    return Path(importlib.util.find_spec(name).origin).parent
+
+
 def below_tmp() -> bool:
     """Whether the course or its Python lies below /tmp, which then is a disk of its own instead of a link to HOME."""
-    return any(path.startswith("/tmp/") for path in (sys.base_prefix, sys.prefix, str(Path(__file__).parent)))
+    return any(path.startswith("/tmp/") for path in (sys.base_prefix, sys.prefix, str(package("course_lib"))))
 
 
 def arguments() -> list[str]:
@@ -92,7 +102,7 @@ def arguments() -> list[str]:
     shown |= {f"/etc/{n}": f"/etc/{n}" for n in ETC if Path("/etc", n).exists()}
     shown |= {"/etc/passwd": str(top / "passwd"), "/sys/devices/system/cpu": "/sys/devices/system/cpu"}
     shown |= {path: path for path in (sys.base_prefix, sys.prefix) if not path.startswith("/usr")}
-    shown |= {str(Path(__file__).parent): str(top / "package"), f"{root}/data/corpus": str(top / "corpus")}
+    shown |= {str(package(name)): str(top / name) for name in PACKAGES} | {f"{root}/data/corpus": str(top / "corpus")}
     data = {"evals": top / "evals", "models": root / "data" / "models"}
     shown |= {f"{root}/data/{name}": str(path) for name, path in data.items() if path.is_dir()}
     shown |= {str(path): str(top / "empty") for path in sorted((root / "data/models").glob("*/*"))

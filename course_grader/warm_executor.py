@@ -16,10 +16,10 @@ from jupyter_client.asynchronous import AsyncKernelClient
 from jupyter_client.session import Session
 from traitlets import Any as AnyTrait
 
+from course_grader.kernels import ForkServer, kernelspec, own_server
+from course_grader.sandbox import Box, Caps, require
 from course_lib.errors import ExecutionError, UsageError
 from course_lib.execute import Execution, Limits, Literal, PapermillExecutor, Progress, native_kernel_manager
-from course_lib.kernels import ForkServer, kernelspec, own_server
-from course_lib.sandbox import Box, Caps, require
 
 SANDBOX_LIMITS = Limits(notebook_s=300.0, cell_s=300.0, startup_s=60.0)
 

@@ -148,7 +148,7 @@ def _context(preload: Sequence[str]) -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["course_lib.preload", "course_lib.workers", *preload])
+    context.set_forkserver_preload(["course_grader.preload", "course_grader.workers", *preload])
     return context
 
 

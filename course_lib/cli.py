@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from course_lib import cli_grade, cli_review
+from course_grader import cli_grade, cli_review
 from course_lib.errors import CourseError, UsageError
 from course_lm import cli as cli_model
 

@@ -173,7 +173,7 @@ def _loopback() -> Found:
 
 
 def _bubblewrap() -> Found:
-    from course_lib.cgroups import parent_group
+    from course_grader.cgroups import parent_group
 
     tool = shutil.which("bwrap")
     group, reason = parent_group()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +26,7 @@ PRESENTATION = frozenset(
     "journal live measurements nblint policy preload progress quizzes report review_desk review_html review_panel "
     "reviews sampling_view widgets workers".split()
 )
+PACKAGES = ("course_lib", "course_grader", "course_lm")
 EXECUTION = frozenset(
     "cgroups execute kernel_fork kernels namespaces reexecute sandbox sandbox_view serve server warm_executor".split()
 )
@@ -38,11 +40,14 @@ def grader_version() -> str:
 
 @functools.cache
 def grader_digest(executed: bool = False) -> str:
-    """SHA-256 over the package's code, without what only shows or moves results. executed: with what runs notebooks."""
-    package = Path(course_lib.__file__).parent
+    """SHA-256 over the course's code, without what only shows or moves results. executed: with what runs notebooks."""
     left_out = PRESENTATION if executed else PRESENTATION | EXECUTION
-    files = [p for p in sorted(package.rglob("*.py")) if p.stem not in left_out and not p.stem.startswith("lm_")]
-    return _digest_of(files, package)
+    parts = []
+    for name in PACKAGES:
+        package = Path(importlib.util.find_spec(name).origin).parent
+        files = [p for p in sorted(package.rglob("*.py")) if p.stem not in left_out]
+        parts.append(f"{name} {_digest_of(files, package)}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 @functools.cache

@@ -54,19 +54,26 @@ def points(value: float) -> str:
 
 
 @functools.cache
-def environment() -> Environment:
-    """Templates that escape everything; ``style`` is the one stylesheet that the policy of a page lets in."""
+def environment(more: Path | None = None) -> Environment:
+    """Templates that escape everything; ``style`` is the one stylesheet that the policy of a page lets in.
+
+    more: another folder of templates, which may use those that are here.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    loaded = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, finalize=visible,
-                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    loaded = Environment(loader=FileSystemLoader([TEMPLATES, more] if more else TEMPLATES), autoescape=True,
+                         finalize=visible, undefined=StrictUndefined, trim_blocks=True,
+                         lstrip_blocks=True)  # fmt: skip
     loaded.filters["points"] = points
     loaded.globals.update(style_of("style.css"), marks=MARKS, words=WORDS)
     return loaded
 
 
-def style_of(*names: str) -> dict[str, str]:
-    """The stylesheets joined, and the hash that lets them through the policy, as variables of a page."""
+def style_of(*names: str | Path) -> dict[str, str]:
+    """The stylesheets joined, and the hash that lets them through the policy, as variables of a page.
+
+    names: of files in the folder of templates, or whole paths.
+    """
     from markupsafe import Markup
 
     style = "".join((TEMPLATES / name).read_text("utf-8") for name in names)

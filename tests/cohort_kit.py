@@ -17,14 +17,14 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from course_lib.cohort import JOURNAL, Options, Run, cached_rubric, grade_cohort
-from course_lib.gradebook import slug
-from course_lib.intake import collect
-from course_lib.journal import read_journal
+from course_grader.cohort import JOURNAL, Options, Run, cached_rubric, grade_cohort
+from course_grader.gradebook import slug
+from course_grader.intake import collect
+from course_grader.journal import read_journal
+from course_grader.workers import inline
 from course_lib.rubric import Rubric
 from course_lib.submission import Submission
 from course_lib.types import Finding, Outcome
-from course_lib.workers import inline
 
 CELL = "def {name}(rows):\n    total = 0\n    for row in rows:\n        total += {start} * row\n    return total\n"
 
@@ -39,7 +39,7 @@ class CheapGrader:
     version: str = "1"
     module: str = "06"
     stamp: str = ""
-    preload: tuple[str, ...] = ("course_lib.similarity",)
+    preload: tuple[str, ...] = ("course_grader.similarity",)
     harder: tuple[str, ...] = ()
     tiers: tuple[str, ...] = ("static",)
 
@@ -157,7 +157,7 @@ def kill_and_resume(folder: Path, work: Path, kills: int, seed: int = 5, seconds
 
 def _digests(out: Path) -> set[str]:
     """Submissions that the journal has a result for. The cheap grader's key leads back to the digest."""
-    from course_lib.cohort import result_key
+    from course_grader.cohort import result_key
 
     keys = {record["key"] for record in read_journal(out / JOURNAL) if record["kind"] == "result"} \
         if (out / JOURNAL).exists() else set()

@@ -14,12 +14,12 @@ import cohort_kit as kit
 import pytest
 from typer.testing import CliRunner
 
+from course_grader.certificates import did_of, issue_all, load_key, sign, verify
+from course_grader.cohort import JOURNAL
+from course_grader.gradebook import Book
+from course_grader.journal import Journal
 from course_lib import cli
-from course_lib.certificates import did_of, issue_all, load_key, sign, verify
-from course_lib.cohort import JOURNAL
 from course_lib.errors import DataError
-from course_lib.gradebook import Book
-from course_lib.journal import Journal
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from course_lib import cgroups
-from course_lib.cgroups import Group, make_group, parent_group
-from course_lib.sandbox import Box, Caps, available
+from course_grader import cgroups
+from course_grader.cgroups import Group, make_group, parent_group
+from course_grader.sandbox import Box, Caps, available
 
 REAL = pytest.mark.skipif(parent_group()[0] is None, reason=parent_group()[1] or "a group can be made")
 SANDBOX = pytest.mark.skipif(not available()[0], reason=available()[1] or "a sandbox works")

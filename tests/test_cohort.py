@@ -14,16 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from course_lib import cli, cohort, sandbox
-from course_lib.cohort import JOURNAL, LabGrader, Options, grade_cohort, written
+from course_grader import cohort, sandbox
+from course_grader.cohort import JOURNAL, LabGrader, Options, grade_cohort, written
+from course_grader.gradebook import CRASHED, REFUSED, Book, Row
+from course_grader.intake import collect
+from course_grader.items import look_first
+from course_grader.journal import Journal, read_journal
+from course_grader.workers import Crash, Pool, inline
+from course_lib import cli
 from course_lib.errors import ExecutionError, UsageError
-from course_lib.gradebook import CRASHED, REFUSED, Book, Row
-from course_lib.intake import collect
-from course_lib.items import look_first
-from course_lib.journal import Journal, read_journal
 from course_lib.submission import Submission
 from course_lib.types import Finding, Outcome
-from course_lib.workers import Crash, Pool, inline
 
 CALLS: list[Path] = []
 

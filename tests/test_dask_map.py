@@ -11,10 +11,10 @@ import cohort_kit as kit
 import pytest
 from distributed import default_client
 
-from course_lib.cohort import Options, grade_cohort
-from course_lib.dask_map import dask_mapper
+from course_grader.cohort import Options, grade_cohort
+from course_grader.dask_map import dask_mapper
+from course_grader.intake import collect
 from course_lib.errors import UsageError
-from course_lib.intake import collect
 
 
 def test_a_lost_worker_changes_nothing(tmp_path: Path) -> None:

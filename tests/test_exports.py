@@ -12,8 +12,8 @@ import cohort_kit as kit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course_lib.exports import cell, plain, table
-from course_lib.intake import collect
+from course_grader.exports import cell, plain, table
+from course_grader.intake import collect
 
 FORMULAS = ("=1+1", "+1", "-1", "@SUM(A1)", " =1", "\t=1", "\n=1", "\u00a0=1", "|cmd", "%0a", "＝1+1", "'=1")
 

@@ -12,17 +12,17 @@ from typing import Any
 import cohort_kit as kit
 import pytest
 
-from course_lib.bookpages import level, render_index, render_learner
-from course_lib.cohort import JOURNAL, Options, grade_cohort
-from course_lib.gradebook import Book, build, slug
-from course_lib.intake import collect
-from course_lib.items import items, look_first
-from course_lib.journal import Journal, read_journal
+from course_grader.bookpages import level, render_index, render_learner
+from course_grader.cohort import JOURNAL, Options, grade_cohort
+from course_grader.gradebook import Book, build, slug
+from course_grader.intake import collect
+from course_grader.items import items, look_first
+from course_grader.journal import Journal, read_journal
+from course_grader.policy import Policy
+from course_grader.workers import inline
 from course_lib.measure import wilson
-from course_lib.policy import Policy
 from course_lib.submission import Submission
 from course_lib.types import Finding, Outcome
-from course_lib.workers import inline
 
 ATTACKS = (
     "<script>window.pwned=1</script>", "<svg onload='window.pwned=1'><image href='http://127.0.0.1:9/x.svg'/></svg>",
@@ -203,7 +203,7 @@ def test_what_comes_first_is_what_nobody_scored(tmp_path: Path) -> None:
 
 def test_two_labs_one_book_with_totals(tmp_path: Path) -> None:
     """Another lab is the same rubric under another number: totals, drops and links must not mix them."""
-    from course_lib.cohort import cached_rubric
+    from course_grader.cohort import cached_rubric
 
     subs = tmp_path / "subs"
     kit.tiny(subs / "learner-00", 1)
@@ -228,7 +228,7 @@ def test_two_labs_one_book_with_totals(tmp_path: Path) -> None:
 
 
 def test_levels_of_the_heat_map() -> None:
-    from course_lib.cohort import cached_rubric
+    from course_grader.cohort import cached_rubric
     from course_lib.rubric import score
 
     rubric = cached_rubric("06")

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from course_grader.hardcoded import constant_writes, constants, follows_seed, stays_equal
 from course_lib.catalog import find, repo_root
 from course_lib.errors import RubricError
 from course_lib.grade import rubric_of
-from course_lib.hardcoded import constant_writes, constants, follows_seed, stays_equal
 from course_lib.rubric import Rerun
 from course_lib.submission import Submission
 from course_lib.types import Outcome

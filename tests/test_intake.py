@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from course_lib.archives import read_archive, safe_name
+from course_grader.archives import read_archive, safe_name
+from course_grader.intake import Entry, collect, read_entry
 from course_lib.errors import ArtifactError, UsageError
-from course_lib.intake import Entry, collect, read_entry
 from course_lib.submission import Limits
 
 SMALL = Limits(files=20, file_bytes=50_000, total_bytes=100_000)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from course_grader.journal import Journal, read_journal
 from course_lib.errors import DataError, UsageError
-from course_lib.journal import Journal, read_journal
 
 VALUES = st.dictionaries(st.text(max_size=5), st.none() | st.integers() | st.text(), max_size=3)
 
@@ -86,7 +86,7 @@ def test_lines_are_json_and_strange_text_survives(tmp_path: Path) -> None:
 def test_two_runs_do_not_share_a_journal(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path):
-        code = f"from course_lib.journal import Journal; Journal({str(path)!r})"
+        code = f"from course_grader.journal import Journal; Journal({str(path)!r})"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert done.returncode and "Another run is writing" in done.stderr
         with pytest.raises(UsageError):

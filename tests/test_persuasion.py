@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from course_grader.persuasion import SIGNS, speaks_to_the_grader
 from course_lib.catalog import repo_root
-from course_lib.persuasion import SIGNS, speaks_to_the_grader
 from course_lib.submission import Submission
 
 ORDERS = {

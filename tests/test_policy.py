@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from course_grader.policy import Policy, counted, deduction, load_policy, total
 from course_lib.errors import DataError
-from course_lib.policy import Policy, counted, deduction, load_policy, total
 
 TEXT = """
 due: {"06": 2026-11-15T12:00:00+00:00}

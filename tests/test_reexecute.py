@@ -10,11 +10,11 @@ from pathlib import Path
 import nbformat as nbf
 import pytest
 
+from course_grader.kernels import ForkServer, own_server
+from course_grader.reexecute import SANDBOX_LIMITS, Reexecution, WarmSandboxedExecutor, rerun
+from course_grader.sandbox import Caps, available
 from course_lib.catalog import artifacts, repo_root
 from course_lib.execute import Limits
-from course_lib.kernels import ForkServer, own_server
-from course_lib.reexecute import SANDBOX_LIMITS, Reexecution, WarmSandboxedExecutor, rerun
-from course_lib.sandbox import Caps, available
 from course_lib.submission import Submission
 from course_lib.types import Finding, Outcome
 
@@ -132,8 +132,7 @@ def test_an_object_equal_to_everything_earns_nothing(judge: Callable) -> None:
 def test_a_run_that_ends_badly_is_never_a_pass(judge: Callable, cell: str, outcome: Outcome, words: str) -> None:
     found = judge(*HONEST[:2], cell, files={}, **({"memory_bytes": 400 << 20} if words == "memory" else {}))
     assert failed(found) == {"rerun.completed": outcome, "rag.notebook": outcome}
-    message = found["rerun.completed"].message
-    assert words in message or (words == "printed more" and "bytes of memory" in message), "on a busy machine"
+    assert words in found["rerun.completed"].message
 
 
 MANY = json.dumps({"cells": [{"cell_type": "code"}] * 2001})

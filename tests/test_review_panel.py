@@ -17,17 +17,18 @@ import lab_kit
 import pytest
 from typer.testing import CliRunner
 
-from course_lib import cli, review_desk
+from course_grader import review_desk
+from course_grader.cohort import JOURNAL
+from course_grader.gradebook import Book, Line, build
+from course_grader.journal import Journal, read_journal
+from course_grader.review_desk import BY_CRITERION, DRAFTS, Desk, Draft, Item
+from course_grader.review_html import checks, file, head
+from course_grader.review_panel import Panel, review, write_notebook
+from course_grader.reviews import import_reviews
+from course_lib import cli
 from course_lib import notebooks as nbs
-from course_lib.cohort import JOURNAL
 from course_lib.doctor import find_chromium
 from course_lib.errors import CourseError, DataError, UsageError
-from course_lib.gradebook import Book, Line, build
-from course_lib.journal import Journal, read_journal
-from course_lib.review_desk import BY_CRITERION, DRAFTS, Desk, Draft, Item
-from course_lib.review_html import checks, file, head
-from course_lib.review_panel import Panel, review, write_notebook
-from course_lib.reviews import import_reviews
 
 README = """# Retrieval for the support desk
 
@@ -304,7 +305,7 @@ def suggest(out: Path, criterion: str) -> None:
 
 
 def test_a_suggestion_is_folded_away_and_fills_nothing(cohort: Path) -> None:
-    from course_lib.reviews import import_suggestions
+    from course_grader.reviews import import_suggestions
 
     (cohort.parent / "gold.csv").write_text("criterion,gold,judge\n" + "failures_analysed,1,1\nfailures_analysed,0,0\n"
                                             * 20 + "readme_clear,1,1\nreadme_clear,0,1\n" * 20)  # fmt: skip

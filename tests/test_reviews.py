@@ -12,12 +12,12 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 from typer.testing import CliRunner
 
+from course_grader.cohort import JOURNAL
+from course_grader.gradebook import Book, Line, build
+from course_grader.journal import Journal, read_journal
+from course_grader.reviews import HEAD, calibrate, import_reviews, import_suggestions
 from course_lib import cli
-from course_lib.cohort import JOURNAL
 from course_lib.errors import DataError
-from course_lib.gradebook import Book, Line, build
-from course_lib.journal import Journal, read_journal
-from course_lib.reviews import HEAD, calibrate, import_reviews, import_suggestions
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
@@ -138,7 +138,7 @@ def test_a_judge_is_offered_where_it_is_good_and_never_counts(graded: Path, tmp_
 
 
 def test_from_the_command_line(graded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from course_lib import cohort
+    from course_grader import cohort
 
     monkeypatch.setattr(cohort, "LabGrader", lambda *args, **kwargs: kit.CheapGrader())
     path = fill(graded, points="1", reason="fits", reviewer="R")

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from course_grader.namespaces import OUTER_USER
+from course_grader.sandbox import Box, Caps, available, require
+from course_grader.sandbox_view import HIDDEN, environment, stage
 from course_lib.errors import ExecutionError
-from course_lib.namespaces import OUTER_USER
-from course_lib.sandbox import Box, Caps, available, require
-from course_lib.sandbox_view import HIDDEN, environment, stage
 
 needs_sandbox = pytest.mark.skipif(not available()[0], reason=available()[1] or "a sandbox works")
 
@@ -58,9 +58,10 @@ def test_the_environment_is_made_and_not_inherited() -> None:
 
 
 def test_the_view_of_the_course_leaves_out_what_grades() -> None:
-    package = {p.name for p in (stage() / "package").iterdir()}
+    package = {p.name for p in (stage() / "course_lib").iterdir()}
     assert {"access.py", "retrieval.py", "models.py"} <= package
     assert not package & {"checks", "rubric.py", "grade.py", "exercises.py"} and "checks" in HIDDEN
+    assert (stage() / "course_lm" / "model.py").is_file() and not (stage() / "course_grader").exists()
     assert {p.name for p in (stage() / "evals/rag").iterdir()} == {"DATA_CARD.md", "dev.jsonl", "hostile.json"}
 
 
@@ -113,7 +114,7 @@ def test_the_clock_of_a_box_is_a_limit_of_its_own() -> None:
 
 @needs_sandbox
 def test_a_box_ends_with_the_process_that_made_it() -> None:
-    source = ("import sys, time\nfrom course_lib.sandbox import Box\nbox = Box().__enter__()\n"
+    source = ("import sys, time\nfrom course_grader.sandbox import Box\nbox = Box().__enter__()\n"
               "box.popen(['/bin/sleep', '61'])\nprint(box.pid, flush=True)\ntime.sleep(60)")  # fmt: skip
     with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True) as maker:
         pid = int(maker.stdout.readline())

@@ -7,7 +7,7 @@ import time
 
 from cohort_kit import notebook
 
-from course_lib.similarity import KEPT, Fingerprint, copies_of_starter, fingerprint, normalised, pairs, starter_runs
+from course_grader.similarity import KEPT, Fingerprint, copies_of_starter, fingerprint, normalised, pairs, starter_runs
 from course_lib.submission import Submission
 
 WORK = '''

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import nbformat as nbf
 import pytest
 
+from course_grader.kernels import ForkServer
+from course_grader.reexecute import WarmSandboxedExecutor
+from course_grader.sandbox import Caps, available
 from course_lib import notebooks as nbs
 from course_lib.execute import Execution, Limits
-from course_lib.kernels import ForkServer
-from course_lib.reexecute import WarmSandboxedExecutor
-from course_lib.sandbox import Caps, available
 
 LIMITS = Limits(notebook_s=60, cell_s=20, startup_s=30)
 LIGHT = ("ipykernel.kernelapp", "ipykernel.ipkernel", "IPython")

@@ -22,19 +22,19 @@ import nbformat as nbf
 import pytest
 from test_reading import SEARCH
 
+from course_grader.cohort import Options, grade_cohort
+from course_grader.gradebook import CRASHED, REFUSED, Row
+from course_grader.intake import collect
+from course_grader.kernels import ForkServer
+from course_grader.reexecute import rerun
+from course_grader.sandbox import Caps
+from course_grader.warm_executor import WarmSandboxedExecutor
+from course_grader.workers import inline
 from course_lib.catalog import repo_root
-from course_lib.cohort import Options, grade_cohort
 from course_lib.execute import Limits
-from course_lib.gradebook import CRASHED, REFUSED, Row
-from course_lib.intake import collect
-from course_lib.kernels import ForkServer
-from course_lib.reexecute import rerun
 from course_lib.rubric import Rerun
-from course_lib.sandbox import Caps
 from course_lib.submission import Submission
 from course_lib.types import Finding, Outcome
-from course_lib.warm_executor import WarmSandboxedExecutor
-from course_lib.workers import inline
 
 TABLES = "\n~~~ tables ~~~\n"
 CANARY = "CANARY-51c0ffee"

@@ -15,10 +15,10 @@ from pathlib import Path
 import nbformat as nbf
 import pytest
 
+from course_grader.kernels import ForkServer
+from course_grader.reexecute import WarmSandboxedExecutor
 from course_lib.catalog import repo_root
 from course_lib.execute import Limits
-from course_lib.kernels import ForkServer
-from course_lib.reexecute import WarmSandboxedExecutor
 from course_lib.submission import Submission
 
 

@@ -106,11 +106,9 @@ def test_a_million_files_end_at_the_cap(attack: Callable) -> None:
 ])  # fmt: skip
 def test_endless_output_is_cut_off(attack: Callable, source: str) -> None:
     result = attack(source, limits=Limits(20, 20, 30))
-    # where we read too slowly, a kernel that prints without end dies of what it keeps for us, at times without a word
-    starved = "the kernel died; out of memory" in result.run.error
-    assert not result.run.ok and (result.run.cause in ("output", "time", "memory") or starved), result.run
+    assert not result.run.ok and result.run.cause in ("output", "time", "memory"), result.run
     assert result.run.path.stat().st_size < 16 * MB
-    assert result.run.cause in ("output", "memory") or starved or "os.write" in source
+    assert result.run.cause == "output" or "os.write" in source, result.run
 
 
 def test_a_sparse_file_of_terabytes_is_not_copied(attack: Callable) -> None:

@@ -11,12 +11,13 @@ import cohort_kit as kit
 import pytest
 from typer.testing import CliRunner
 
-from course_lib import cli, cohort
-from course_lib.cohort import Options, grade_cohort
-from course_lib.gradebook import CRASHED, GRADED, REFUSED, Row, slug
-from course_lib.intake import collect
+from course_grader import cohort
+from course_grader.cohort import Options, grade_cohort
+from course_grader.gradebook import CRASHED, GRADED, REFUSED, Row, slug
+from course_grader.intake import collect
+from course_grader.workers import Call, inline
+from course_lib import cli
 from course_lib.types import Finding, Outcome
-from course_lib.workers import Call, inline
 
 STEERS = "\x1b]0;evil\x07\x1b[2J\x9b31m\u202e\u2066\u200d"
 CONTROL = set("\x1b\x07\x9b\u202e\u2066\u200d")

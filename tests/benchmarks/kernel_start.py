@@ -47,8 +47,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as prefix:
         os.environ.update(JUPYTER_PATH=str(Path(prefix, "share", "jupyter")), COURSE_KERNEL_LINGER_S="60",
                           COURSE_RUNTIME_DIR=str(Path(prefix, "run")), OMP_NUM_THREADS="2")  # fmt: skip
-        from course_lib.kernels import install_kernelspecs, shared_server
-        from course_lib.sandbox import require
+        from course_grader.kernels import install_kernelspecs, shared_server
+        from course_grader.sandbox import require
 
         require()
         install_kernelspecs(prefix)

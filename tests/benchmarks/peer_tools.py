@@ -75,7 +75,7 @@ def papermill(source: Path, out: Path) -> None:
 
 def ours(executor: object) -> Tool:
     """As a grading run does it: one process for the cohort, and one fork server for all kernels."""
-    from course_lib.warm_executor import SANDBOX_LIMITS
+    from course_grader.warm_executor import SANDBOX_LIMITS
 
     return lambda source, out: executor.run(source, {}, SANDBOX_LIMITS, out).check()  # type: ignore[attr-defined]
 
@@ -130,8 +130,8 @@ def nbgrader(venv: Path, work: Path, steps: int) -> Tool:
 
 def tools(venv: Path, work: Path, steps: int) -> dict[str, Callable[[], Tool]]:
     """Name -> what makes the tool ready; the making is not part of any time."""
-    from course_lib.kernels import own_server
-    from course_lib.warm_executor import WarmSandboxedExecutor
+    from course_grader.kernels import own_server
+    from course_grader.warm_executor import WarmSandboxedExecutor
 
     plain = {"sandboxed": False, "unsafe": True}
     return {
