@@ -99,6 +99,7 @@ class LogRow(Artifact):
     loss: float
     learning_rate: float = Field(ge=0, le=1)
     grad_norm: float = Field(ge=0)
+    num_tokens: float = Field(ge=0)
 
 
 class Paired(Artifact):
@@ -204,5 +205,5 @@ class AdapterConfig(Artifact):
     layers_to_transform: None = None
     layer_replication: None = None
     trainable_token_indices: None = None
-    rank_pattern: Annotated[dict[str, int], Field(max_length=0)] = {}
-    alpha_pattern: Annotated[dict[str, int], Field(max_length=0)] = {}
+    rank_pattern: Annotated[dict[str, int] | None, Field(max_length=0)] = None
+    alpha_pattern: Annotated[dict[str, int] | None, Field(max_length=0)] = None

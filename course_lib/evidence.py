@@ -9,9 +9,8 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from course_lib.artifacts import Artifact, Name
 from course_lib.artifacts_dataset import Moment, Sha256
@@ -57,24 +56,26 @@ def seal(folder: Path | str, step: str, file: str, *, first: bool = False) -> st
     return str(link["sha256"])
 
 
-def breaks(links: Sequence[Link], raw: bytes, files: Mapping[str, bytes], steps: Sequence[str]) -> list[str]:
-    """What contradicts the chain, in the order of ``steps``: one sentence each, none when it holds. Pure.
+def breaks(
+    links: Sequence[Link], raw: bytes, files: Mapping[str, bytes], steps: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    """(step, sentence) for each contradiction; nothing when the chain holds and seals ``steps`` in their order. Pure.
 
-    links: the parsed lines of ``raw``. files: name -> content as handed in.
+    step: whose file or link was changed. links: the parsed lines of ``raw``. files: name -> content as handed in.
     """
-    found: list[str] = []
     order = [link.step for link in links]
     if order != list(steps):
-        found.append(f"the chain seals {', '.join(order) or 'nothing'}, and not {', '.join(steps)} in this order")
-    before: Any = None
-    for number, (link, line) in enumerate(zip(links, raw.removesuffix(b"\n").split(b"\n"), strict=True), 1):
+        lost = next((step for place, step in enumerate(steps) if order[place : place + 1] != [step]), order[-1])
+        yield lost, f"the chain seals {', '.join(order) or 'nothing'}, and not {', '.join(steps)} in this order"
+    lines = raw.removesuffix(b"\n").split(b"\n")
+    for number, link in enumerate(links):
         if link.file not in files:
-            found.append(f"{link.file} was sealed and is not there")
+            yield link.step, f"{link.file} was sealed and is not there"
         elif sha256(files[link.file]) != link.sha256:
-            found.append(f"{link.file} was changed after it was sealed as {link.step} at {link.at}")
-        if link.previous != (sha256(before[1]) if before else START):
-            found.append(f"link {number}, {link.step}, does not follow from the link before it")
-        if before and link.moment <= before[0].moment:
-            found.append(f"{link.step} is sealed at {link.at}, not after {before[0].step} at {before[0].at}")
-        before = link, line
-    return found
+            yield link.step, f"{link.file} was changed after it was sealed as {link.step} at {link.at}"
+        if link.previous != (sha256(lines[number - 1]) if number else START):
+            changed = links[number - 1].step if number else link.step
+            yield changed, f"the link of {changed} was changed after {link.step} was sealed"
+        if number and link.moment <= links[number - 1].moment:
+            before = links[number - 1]
+            yield before.step, f"{before.step} is sealed at {before.at}, not before {link.step} at {link.at}"

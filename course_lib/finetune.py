@@ -103,7 +103,7 @@ def _continue(model: Any, tokenizer: Any, prompts: list[list[int]], most: int) -
 
 
 def environment(seed: int) -> dict[str, Any]:
-    """Where a run happens: device, Python, system, processors, torch's threads, memory, and the versions that matter."""
+    """Where a run happens: device, Python, system, processors, torch's threads, memory, and versions."""
     from importlib.metadata import version
 
     import psutil
@@ -139,7 +139,8 @@ def save_adapter(model: Any, folder: Path | str, base: str) -> None:
         model.save_pretrained(scratch, save_embedding_layers=False)
         config = json.loads(Path(scratch, "adapter_config.json").read_text(encoding="utf-8"))
         config |= {"base_model_name_or_path": base, "target_modules": sorted(config["target_modules"])}
-        (folder / "adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        text = json.dumps(config, indent=1, sort_keys=True) + "\n"
+        (folder / "adapter_config.json").write_text(text, encoding="utf-8")
         weights = "adapter_model.safetensors"
         (folder / weights).write_bytes(Path(scratch, weights).read_bytes())
 

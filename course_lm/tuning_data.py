@@ -1,4 +1,4 @@
-"""The data of lab 03, made by code: locked cases, a pool of training rows, and a small compliance set with planted leaks.
+"""The data of lab 03, made by code: locked cases, a pool of training rows, a small compliance set with planted leaks.
 
     python -m course_lm.tuning_data        writes data/evals/finetuning/*.jsonl
 
@@ -30,8 +30,8 @@ Row = dict[str, Any]
 
 
 def cases() -> list[Row]:
-    """Locked cases with one to three sources of one sentence; the first of them once more in the plain form in which the
-    base model was trained; and requests out of scope."""
+    """Locked cases with one to three sources of one sentence; the first of them once more in the plain form in which
+    the base model was trained; and requests out of scope."""
     chosen = [row for row in load_items("locked") if row["most"] == 1 and len(row["sources"]) <= 3][:LOCKED]
     found = [{"id": row["id"], "set": "locked", "messages": _asked("answer", row), **_right(row)} for row in chosen]
     found += [{"id": f"plain-{row['id']}", "set": "general",
@@ -81,7 +81,7 @@ def _refusal(rng: random.Random, name: str, rights: str) -> Row:
 
 
 def compliance(count: int = OWN, seed: int = SEED) -> list[Row]:
-    """Questions on public documents of the corpus, each with two or three of its sentences; then what must not be there."""
+    """Questions on public documents of the corpus, each with two or three sentences; then what must not be there."""
     from course_lib.corpus import load_corpus
     from course_lm.real import passages, planted, written_questions
 
@@ -95,8 +95,10 @@ def compliance(count: int = OWN, seed: int = SEED) -> list[Row]:
         others = rng.sample([s for s in passage.sentences if s != sentence], rng.randint(1, 2))
         shown = rng.sample([sentence, *others], 1 + len(others))
         user = answer_prompt(rng.choice(texts), [f"{passage.title}: {s}" for s in shown])
-        rows.append(sft_row(f"own-{number:02d}", "answer", SYSTEM["answer"], user,
-                            f"[{shown.index(sentence) + 1}] {sentence}", passage.key, "public law, quoted"))  # fmt: skip
+        reply = f"[{shown.index(sentence) + 1}] {sentence}"
+        rows.append(
+            sft_row(f"own-{number:02d}", "answer", SYSTEM["answer"], user, reply, passage.key, "public law, quoted")
+        )
     return rows + list(_planted(rows))
 
 

@@ -23,6 +23,7 @@ RISKS = {"limits": ("limit",), "failure cases": ("failure", "failed"), "controls
          "rollback": ("rollback", "roll back", "roll-back")}  # fmt: skip
 COSTS = {"tokens": ("token",), "seconds": ("second", "latency", " time "), "money": ("usd", "money", "price", "dollar"),
          "scaling": ("scal", "times the", "per day", "per month")}  # fmt: skip
+BINARY = (".png", ".safetensors")  # there or not; what they hold is the business of the lab's own checks
 _OPEN = re.compile(r"^[ \t]*raise NotImplementedError", re.MULTILINE)
 
 
@@ -38,6 +39,8 @@ def files(rule: str, submission: Submission, module: str, documents: Mapping[str
                 submission.jsonl(name, rows[name])
             elif name.endswith(".ipynb"):
                 cells(submission)
+            elif name.endswith(BINARY):
+                submission.raw(name)
             elif not submission.text(name).strip():
                 raise Incomplete(f"{name} is empty.", where=name, fix="Write it.")
         except ArtifactError as error:
