@@ -2,15 +2,16 @@
 
 llama.cpp stores the query and key rows of Llama models in interleaved rotary order; everything else is copied.
 
-Quantisation is that of the ``gguf`` package. It writes blocks of 32 (Q4_0 to Q8_0) and only reads K-quants; xllamacpp
-has no quantiser, and llama-cpp-python needs a compiler. So the 4-bit file is Q4_1: like Q4_K it keeps a scale and a
-minimum per 32 weights, in 5.0 bits a weight where Q4_K takes 4.5. As in Q4_K_M the embeddings, which are the output
-matrix too, stay finer (Q8_0).
+Quantisation is that of the ``gguf`` package, which writes blocks of 32 (Q4_0 to Q8_0) and only reads K-quants. Those
+come from llama.cpp itself, whose ``ggml_quantize_chunk`` the server's library exports. The published 4-bit file is
+Q4_1: like Q4_K it keeps a scale and a minimum per 32 weights, in 5.0 bits a weight where Q4_K takes 4.5. Embeddings,
+which are the output matrix too, stay finer (Q8_0; Q6_K beside K-quants, as llama.cpp has it).
 """
 
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from course_lib.errors import DataError, ModelError
 from course_lib.models import model_folder
 
 # Kind of file: type of the matrices, type of the embeddings; both as gguf names them.
-QUANTISATIONS = {"f16": ("F16", "F16"), "q8_0": ("Q8_0", "Q8_0"), "q4_1": ("Q4_1", "Q8_0")}
+QUANTISATIONS = {"f16": ("F16", "F16"), "q8_0": ("Q8_0", "Q8_0"), "q4_1": ("Q4_1", "Q8_0"),
+                 "q4_k_m": ("Q4_K", "Q6_K"), "q2_k": ("Q2_K", "Q6_K")}  # fmt: skip
 
 CHECKPOINT_FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
                     "tokenizer_config.json", "chat_template.jinja")  # fmt: skip
@@ -52,7 +54,8 @@ def export(
 def write_gguf(checkpoint: Path | str, out: Path | str, *, kind: str = "f16", name: str = "course-lm") -> Path:
     """Write the safetensors checkpoint in folder ``checkpoint`` as one GGUF file ``out``; returns its path.
 
-    kind: ``f16`` (matrices in half precision, norms in float32), ``q8_0`` or ``q4_1`` (where rows divide by 32).
+    kind: ``f16`` (matrices in half precision, norms in float32), ``q8_0`` or ``q4_1`` (where rows divide by 32),
+    ``q4_k_m`` or ``q2_k`` (by 256). A matrix whose rows do not divide stays in half precision.
     Raises ModelError when the checkpoint is not a Llama with a fast tokenizer.
     """
     import gguf
@@ -101,7 +104,7 @@ def _write_settings(writer: Any, config: dict[str, Any], kind: str, name: str) -
     writer.add_rope_dimension_count(head)
     writer.add_rope_freq_base(float(theta))
     writer.add_vocab_size(config["vocab_size"])
-    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{QUANTISATIONS[kind][0]}"])
+    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
 
 
@@ -160,9 +163,90 @@ def _write_tensors(writer: Any, checkpoint: Path, config: dict[str, Any], kind: 
         if array.ndim == 1:
             writer.add_tensor(names[name], array.astype(np.float32))
             continue
-        wanted = QUANTISATIONS[kind]["embed_tokens" in name or "lm_head" in name]
-        chosen = gguf.GGMLQuantizationType[wanted if array.shape[-1] % 32 == 0 else "F16"]
-        writer.add_tensor(names[name], gguf.quants.quantize(array, chosen), raw_dtype=chosen)
+        chosen = gguf.GGMLQuantizationType[_type_of(name, kind, config["num_hidden_layers"])]
+        if array.shape[-1] % gguf.GGML_QUANT_SIZES[chosen][0]:
+            chosen = gguf.GGMLQuantizationType.F16
+        writer.add_tensor(names[name], quantise(array, chosen), raw_dtype=chosen)
+
+
+def _type_of(name: str, kind: str, layers: int) -> str:
+    """The gguf type of a matrix. Q4_K_M keeps values and down projections of some layers finer, as llama.cpp does."""
+    if "embed_tokens" in name or "lm_head" in name:
+        return QUANTISATIONS[kind][1]
+    if kind == "q4_k_m" and ("v_proj" in name or "down_proj" in name):
+        layer = int(name.split(".")[2])
+        if layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2:
+            return "Q6_K"
+    return QUANTISATIONS[kind][0]
+
+
+def quantise(array: Any, kind: Any) -> Any:
+    """A float32 matrix as the bytes of a ``gguf.GGMLQuantizationType``: by gguf where it can, else by llama.cpp."""
+    import ctypes
+
+    import gguf
+    import numpy as np
+
+    try:
+        return gguf.quants.quantize(array, kind)
+    except NotImplementedError:
+        rows, width = array.shape
+        source = np.ascontiguousarray(array, dtype=np.float32)
+        target = np.empty(gguf.quant_shape_to_byte_shape((rows, width), kind), dtype=np.uint8)
+        pointers = (ctypes.c_void_p(a.ctypes.data) for a in (source, target))
+        written = _llama_cpp().ggml_quantize_chunk(int(kind), *pointers, 0, rows, width, None)
+        if written != target.nbytes:
+            raise ModelError(f"llama.cpp wrote {written} bytes of {target.nbytes}", where=kind.name) from None
+        return target
+
+
+@lru_cache(maxsize=1)
+def _llama_cpp() -> Any:
+    """llama.cpp's C functions in the library of xllamacpp. Raises ModelError where it does not show them."""
+    import ctypes
+    import importlib
+
+    library = ctypes.CDLL(importlib.import_module("xllamacpp.xllamacpp").__file__)
+    if not hasattr(library, "ggml_quantize_chunk"):
+        raise ModelError("this build of xllamacpp has no quantiser", fix="use f16, q8_0 or q4_1")
+    library.ggml_quantize_chunk.restype = ctypes.c_size_t
+    library.ggml_quantize_chunk.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3,
+                                            ctypes.c_void_p]  # fmt: skip
+    return library
+
+
+def write_adapter(adapter: Path | str, checkpoint: Path | str, out: Path | str) -> Path:
+    """Write a LoRA that PEFT saved in folder ``adapter`` as a GGUF adapter for the model in ``checkpoint``.
+
+    llama.cpp adds ``scale * alpha / r`` times B A to the model's own matrix. Raises ModelError for an adapter that is
+    no plain LoRA on the matrices of a Llama.
+    """
+    import gguf
+    from safetensors.torch import load_file
+
+    adapter, config = Path(adapter), _json(Path(checkpoint) / "config.json")
+    settings = _json(adapter / "adapter_config.json")
+    if settings.get("peft_type") != "LORA" or settings.get("use_dora") or settings.get("use_rslora"):
+        raise ModelError("only plain LoRA adapters can be exported", where=str(adapter))
+    names = _names(config["num_hidden_layers"])
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+    writer = gguf.GGUFWriter(str(out), "llama")
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", float(settings["lora_alpha"]))
+    for key, tensor in load_file(str(adapter / "adapter_model.safetensors")).items():
+        name, _, side = key.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".")
+        if f"{name}.weight" not in names or side not in ("lora_A", "lora_B"):
+            raise ModelError(f"unknown tensor {key}", where=str(adapter), fix="train LoRA on linear layers of a Llama")
+        array = tensor.float().numpy()
+        if side == "lora_B" and (count := next((n for part, n in heads.items() if part in name), 0)):
+            array = _interleave(array, count)
+        writer.add_tensor(f"{names[f'{name}.weight']}.{side.lower()}", array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return Path(out)
 
 
 def _interleave(array: Any, heads: int) -> Any:
