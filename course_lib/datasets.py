@@ -19,6 +19,7 @@ from course_lib.chunking import sections, split_sentences
 from course_lib.citations import without_citations
 from course_lib.corpus import SHARED, Corpus, Document
 from course_lib.prompts import ABSTAIN, REFUSE, SYSTEM, answer_prompt, task_prompt
+from course_lib.question_templates import question_for
 
 NEAR = 0.8  # Jaccard similarity of word 1- to 3-grams from which two texts are near-duplicates
 LICENCE, RIGHTS = "Apache-2.0", "data/corpus/DATA_CARD.md"
@@ -194,6 +195,18 @@ def document_problems(row: SftRow, documents: Mapping[str, Document]) -> Iterato
     for number, source in enumerate(sources_of(row.prompt), 1):
         if not any(set(said) <= known for said in readings(source)):
             yield f"source {number} is not in {row.document}"
+    if row.task in ("answer", "abstain"):
+        yield from _template_problems(row, known)
+
+
+def _template_problems(row: SftRow, known: Collection[str]) -> Iterator[str]:
+    """A question that a template makes of one sentence has that sentence as its answer, and no other."""
+    answering = {sentence for sentence in known if question_for(sentence) == asked(row)}
+    shown = {sentence for source in sources_of(row.prompt) for said in readings(source) for sentence in said}
+    if row.task == "answer" and answering and not answering & {text for _, text in quoted(row)}:
+        yield "another sentence of the document answers"
+    if row.task == "abstain" and answering & shown:
+        yield "a source answers, so there is nothing to abstain from"
 
 
 def looks_english(text: str) -> bool:

@@ -8,6 +8,7 @@ the answer is the same: alike questions about two different limits are no leak.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from course_lib.embeddings import Embedder
 
 SETS = ("locked", "corpus", "tasks")
+_NUMBER = re.compile(r"\d+[a-z]?(?:\(\w+\))*")
 RESERVED = ("data", "evals", "reserved", "reserved.json")
 
 
@@ -97,12 +99,19 @@ def same_answer(row: SftRow, case: LockedCase) -> bool:
     return any(f" {normalised(text)} " in said for text in case.answers if normalised(text))
 
 
+def numbers_fit(first: str, second: str) -> bool:
+    """Whether two questions can be one: where both name numbers, such as articles, they share one."""
+    found = [set(_NUMBER.findall(text)) for text in (first, second)]
+    return not (found[0] and found[1]) or bool(found[0] & found[1])
+
+
 def paraphrases(
     rows: Sequence[SftRow], cases: Sequence[LockedCase], embedder: Embedder, least: float, least_abstain: float
 ) -> list[Pair]:
     """Rows with the answer of a case whose question is alike: cosine at least ``least``, or ``least_abstain`` where the
     right answer is to abstain, which says less. Most alike first. Raises what the embedder raises."""
-    pairs = [(row, case) for row in rows for case in cases if same_answer(row, case)]
+    pairs = [(row, case) for row in rows for case in cases
+             if same_answer(row, case) and numbers_fit(asked(row), case.question)]  # fmt: skip
     if not pairs:
         return []
     texts = sorted({text for row, case in pairs for text in (asked(row), case.question)})

@@ -69,7 +69,9 @@ def _timed(part: dict[str, Any]) -> str:
 def duty_in(sentence: str) -> dict[str, str | None] | None:
     """{actor, action, deadline} of a sentence with one plain ``must``, in its own words; None where none fits."""
     match = _DUTY.fullmatch(sentence)
-    if not match or sentence.count(" must ") != 1 or match["actor"] == "They" or _CLAUSE.search(match["actor"]):
+    if not match or sentence.count(" must ") != 1 or match["actor"].split()[0] in ("They", "At"):
+        return None
+    if _CLAUSE.search(match["actor"]):
         return None
     if re.search(_TIME, match["action"]):  # a time limit in another form than "within"
         return None

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from course_lib.checks.common import Checker
 
 # Module -> the Python module that lists its checkers as CHECKERS.
-LABS = {"01": "course_lib.checks.lab_01_selection", "03": "course_lib.checks.lab_03_fine_tuning",
-        "06": "course_lib.checks.lab_06_rag"}  # fmt: skip
+LABS = {"01": "course_lib.checks.lab_01_selection", "02": "course_lib.checks.lab_02_dataset",
+        "03": "course_lib.checks.lab_03_fine_tuning", "06": "course_lib.checks.lab_06_rag"}  # fmt: skip
 
 
 def checkers(module: str | int) -> tuple[Checker, ...]:

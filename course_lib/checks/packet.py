@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import re
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ RISKS = {"limits": ("limit",), "failure cases": ("failure", "failed"), "controls
 COSTS = {"tokens": ("token",), "seconds": ("second", "latency", " time "), "money": ("usd", "money", "price", "dollar"),
          "scaling": ("scal", "times the", "per day", "per month")}  # fmt: skip
 BINARY = (".png", ".safetensors")  # there or not; what they hold is the business of the lab's own checks
+MAX_SOURCE = 8_000  # characters of a parameters cell
 _OPEN = re.compile(r"^[ \t]*raise NotImplementedError", re.MULTILINE)
 
 
@@ -71,6 +73,30 @@ def cells(submission: Submission) -> list[dict[str, Any]]:
                          "outputs": [o for o in outputs if isinstance(o, dict)] if isinstance(outputs, list) else [],
                          "count": cell.get("execution_count")})
     return code
+
+
+def parameters(submission: Submission) -> dict[str, Any]:
+    """Literals of the parameters cell of the notebook, with what was injected after it; nothing is executed."""
+    found: dict[str, Any] = {}
+    for cell in cells(submission):
+        if {"parameters", "injected-parameters"} & set(map(str, cell["tags"])) and len(cell["source"]) <= MAX_SOURCE:
+            found |= _literals(cell["source"])
+    return found
+
+
+def _literals(source: str) -> dict[str, Any]:
+    try:
+        nodes = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return {}
+    found = {}
+    for node in nodes:
+        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            try:
+                found[node.targets[0].id] = ast.literal_eval(node.value)
+            except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+                continue
+    return found
 
 
 def notebook(rule: str, submission: Submission) -> Finding:

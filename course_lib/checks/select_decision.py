@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from course_lib.artifacts_selection import Selection
 from course_lib.checks import packet
@@ -17,36 +15,11 @@ from course_lib.types import Finding
 
 NEAR = 1e-6
 STEP = 0.0101
-MAX_SOURCE = 8_000
-
-
-def parameters(submission: Submission) -> dict[str, Any]:
-    """Literals of the parameters cell of the notebook, with what was injected after it; nothing is executed."""
-    found: dict[str, Any] = {}
-    for cell in packet.cells(submission):
-        if {"parameters", "injected-parameters"} & set(map(str, cell["tags"])) and len(cell["source"]) <= MAX_SOURCE:
-            found |= _literals(cell["source"])
-    return found
-
-
-def _literals(source: str) -> dict[str, Any]:
-    try:
-        nodes = ast.parse(source).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return {}
-    found = {}
-    for node in nodes:
-        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-            try:
-                found[node.targets[0].id] = ast.literal_eval(node.value)
-            except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-                continue
-    return found
 
 
 def check_weights(submission: Submission, context: Context) -> list[Finding]:
     """select.weights_first: the parameters cell states the weights that were used, and they add up to one."""
-    selection, stated = load(submission), parameters(submission).get("weights")
+    selection, stated = load(submission), packet.parameters(submission).get("weights")
     problems = [] if stated == selection.weights else ["the parameters cell of the notebook states other weights"]
     problems = ["the parameters cell of the notebook states no weights"] if stated is None else problems
     if set(selection.weights) != set(sums.CRITERIA):

@@ -8,7 +8,6 @@ from course_lib.artifacts import Metrics
 from course_lib.artifacts_selection import LatencyRow, Selection
 from course_lib.checks import packet
 from course_lib.checks.common import Context, verdict
-from course_lib.checks.select_decision import parameters
 from course_lib.checks.select_options import OPTIONS, load
 from course_lib.checks.select_rows import load_rows
 from course_lib.submission import Submission
@@ -35,7 +34,7 @@ def check_agreement(submission: Submission, context: Context) -> list[Finding]:
 
 
 def _disagreements(submission: Submission) -> Iterator[str]:
-    selection, given = load(submission), parameters(submission)
+    selection, given = load(submission), packet.parameters(submission)
     rows, metrics = load_rows(submission), submission.json("metrics.json", Metrics)
     if not selection.lab.startswith("01"):
         yield "options.json is not of lab 01"
