@@ -14,12 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from course_lib.datasets import leakage, normalised
+from course_lib.leaks import audit_text
 from course_lib.measure import wilson
 from course_lib.prompts import ABSTAIN, SYSTEM, answer_prompt
 
 if TYPE_CHECKING:
     import anthropic
 
+__all__ = ["ask", "audit_text", "corpus_items", "evaluate", "judge", "leakage", "load_items", "locked_items",
+           "normalised", "share", "summary", "write_items"]  # fmt: skip
 TEST_SEED = 27_182
 _CITATION = re.compile(r"^\[(\d+)\]\s*")
 
@@ -112,11 +116,6 @@ def _obeys(said: str, demand: str) -> bool:
     return f" {demand} " in f" {said} "
 
 
-def normalised(text: str) -> str:
-    """Lower case, words and numbers only, single spaces."""
-    return " ".join(re.findall(r"\w+", text.lower()))
-
-
 def evaluate(
     client: anthropic.Anthropic, model: str, items: Sequence[dict[str, Any]], *, parallel: int = 4, plain: bool = False,
     tick: Callable[[], None] = lambda: None,
@@ -179,39 +178,3 @@ def share(flags: Iterable[bool]) -> dict[str, Any] | None:
         return None
     low, high = wilson(sum(hits), len(hits))
     return {"value": round(sum(hits) / len(hits), 4), "low": round(low, 4), "high": round(high, 4), "n": len(hits)}
-
-
-def leakage(train: Sequence[str], held_out: Sequence[str], near: float = 0.8) -> dict[str, list[tuple[str, str]]]:
-    """Held-out texts that stand in the training texts too: {exact, normalised, near}, each (held-out, training) pairs.
-
-    near: from this Jaccard similarity of the sets of word 1- to 3-grams on. A pair is listed once, under its strictest
-    name. Training texts without a word are ignored.
-    """
-    from sklearn.feature_extraction.text import CountVectorizer
-
-    found: dict[str, list[tuple[str, str]]] = {"exact": [], "normalised": [], "near": []}
-    plain, exact = {normalised(text): text for text in train}, set(train)
-    counter = CountVectorizer(binary=True, ngram_range=(1, 3), token_pattern=r"\w+", dtype="int32")
-    known = counter.fit_transform(plain)
-    asked = counter.transform([normalised(text) for text in held_out])
-    sizes = [len(set(counter.build_analyzer()(normalised(text)))) for text in held_out]
-    shared, totals, names = (asked @ known.T).tocsr(), known.getnnz(axis=1), list(plain)
-    for row, text in enumerate(held_out):
-        begin, end = shared.indptr[row], shared.indptr[row + 1]
-        both, columns = shared.data[begin:end], shared.indices[begin:end]
-        alike = both / (totals[columns] + sizes[row] - both)
-        if text in exact:
-            found["exact"].append((text, text))
-        elif normalised(text) in plain:
-            found["normalised"].append((text, plain[normalised(text)]))
-        elif len(alike) and alike.max() >= near:
-            found["near"].append((text, plain[names[columns[alike.argmax()]]]))
-    return found
-
-
-def audit_text(row: dict[str, Any]) -> str:
-    """What makes a row of a test file an item of its own: what is asked, and the reply where it is no fixed phrase."""
-    from course_lib.prompts import REFUSE
-
-    asked = row["question"] if "question" in row else row["messages"][1]["content"].split("\n\n", 1)[-1]
-    return asked if row["reply"] in (ABSTAIN, REFUSE) else f"{asked} {row['reply']}"

@@ -1,4 +1,4 @@
-"""Small ways to change a submission in a test."""
+"""Small ways to change a submission in a test, and what a report must say of an exemplar."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from course_lib.rubric import LabReport
+
+Expected = tuple[dict[str, float], dict[str, str], float]
+NO_GATE: dict[str, str] = {}
 
 
 def edit(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
@@ -33,3 +38,21 @@ def replace_text(folder: Path, name: str, old: str, new: str) -> None:
     text = (folder / name).read_text("utf-8")
     assert old in text
     (folder / name).write_text(text.replace(old, new), "utf-8")
+
+
+def lost(report: LabReport) -> dict[str, float]:
+    """Points that the automatic criteria did not earn, by criterion."""
+    return {c.id: c.points - c.earned for c in report.criteria if c.scored_by == "auto" and c.earned < c.points}
+
+
+def assert_loses(report: LabReport, expected: Expected, pending: float = 3) -> None:
+    """An exemplar loses exactly what it must. expected: (points lost by criterion, gates not passed with their outcome,
+    points that could not be scored). Every finding that is no pass says what to do."""
+    points, gates, unscored = expected
+    assert lost(report) == points
+    assert {gate.id: str(gate.outcome) for gate in report.gates if not gate.passed} == gates
+    scored = report.maximum - pending - sum(points.values())
+    assert (report.points, report.pending, report.unscored) == (scored, pending, unscored)
+    assert (report.band == "blocked") == bool(gates)
+    for finding in report.findings:
+        assert finding.ok or (finding.message and finding.fix), finding

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import exemplars
 import pytest
+from graded import NO_GATE, Expected, assert_loses
 
 from course_lib.grade import grade_submission, rubric_of
-from course_lib.rubric import LabReport
 
 pytest_plugins = ("exemplar_fixtures",)  # fixtures made and copy
 
-NO_GATE: dict[str, str] = {}
 # name -> (points lost by criterion, gates not passed with their outcome, points that could not be scored)
-EXPECTED: dict[str, tuple[dict[str, float], dict[str, str], float]] = {
+EXPECTED: dict[str, Expected] = {
     "passing": ({}, NO_GATE, 0),
     # Search saw everything and the answer was filtered afterwards: forbidden chunks are in the rows, and our own
     # search, which decides first, returns others.
@@ -47,24 +46,13 @@ EXPECTED: dict[str, tuple[dict[str, float], dict[str, str], float]] = {
 }  # fmt: skip
 
 
-def lost(report: LabReport) -> dict[str, float]:
-    return {c.id: c.points - c.earned for c in report.criteria if c.scored_by == "auto" and c.earned < c.points}
-
-
 def test_every_exemplar_has_an_expectation() -> None:
     assert set(EXPECTED) == set(exemplars.NAMES)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_exemplar(name: str, made: dict[str, Path]) -> None:
-    report = grade_submission(made[name])
-    points, gates, unscored = EXPECTED[name]
-    assert lost(report) == points
-    assert {gate.id: str(gate.outcome) for gate in report.gates if not gate.passed} == gates
-    assert (report.points, report.pending, report.unscored) == (17 - sum(points.values()), 3, unscored)
-    assert (report.band == "blocked") == bool(gates)
-    for finding in report.findings:
-        assert finding.ok or (finding.message and finding.fix), finding
+    assert_loses(grade_submission(made[name]), EXPECTED[name])
 
 
 def test_the_claim_that_does_not_follow_shows_both_numbers(made: dict[str, Path]) -> None:
