@@ -116,14 +116,15 @@ def lora_sft(
     from course_lm import dpo as lm_dpo
     from course_lm import tokenizer as lm_tokenizer
     from course_lm import trl_cpu
+    from course_lm.model import half_is_faster
 
     trl_cpu.enable()
-    tokenizer = lm_tokenizer.load(base)
+    tokenizer, place = lm_tokenizer.load(base), lm_dpo.place("auto")
     rows = [{"prompt": lm_dpo.prompt_of(tokenizer, item), "completion": lm_dpo.reply_of(item)} for item in items]
     settings = SFTConfig(
         output_dir=str(Path(out_dir) / "states"), max_steps=steps, per_device_train_batch_size=batch, learning_rate=lr,
         lr_scheduler_type="cosine", warmup_steps=steps // 20 + 1, logging_steps=max(1, steps // 10), save_strategy="no",
-        max_length=None, seed=seed, data_seed=seed, bf16=True, use_cpu=lm_dpo.place("auto") == "cpu",
+        max_length=None, seed=seed, data_seed=seed, bf16=half_is_faster(place), use_cpu=place == "cpu",
         gradient_checkpointing=False, report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
     )  # fmt: skip
     trainer = SFTTrainer(

@@ -18,6 +18,7 @@ from course_lib.errors import DataError
 from course_lib.prompts import ABSTAIN, REFUSE
 from course_lm.data import Item
 from course_lm.eval import normalised
+from course_lm.model import half_is_faster
 from course_lm.tasks import TIERS, TaskItem, compact
 
 
@@ -170,7 +171,8 @@ def generate(checkpoint: Path | str, tokenizer: Any, prompts: Sequence[str], dev
 
     model = _model(str(checkpoint), place(device))
     coded = tokenizer(list(prompts), return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
-    with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16):
+    half = half_is_faster(model.device.type)
+    with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=half):
         out = model.generate(coded["input_ids"].to(model.device), do_sample=False, max_new_tokens=max_tokens,
                              attention_mask=coded["attention_mask"].to(model.device))  # fmt: skip
     new = out[:, coded["input_ids"].shape[1] :]
@@ -235,8 +237,8 @@ def train(
         output_dir=str(out / "states"), max_steps=steps, per_device_train_batch_size=batch, learning_rate=lr, beta=beta,
         loss_type=["sigmoid", "sft"], loss_weights=[1.0, sft], lr_scheduler_type="cosine", warmup_steps=steps // 10 + 1,
         max_length=None, precompute_ref_log_probs=True, logging_steps=every, save_steps=every, save_total_limit=1,
-        seed=seed, data_seed=seed, bf16=True, use_cpu=place(device) == "cpu", gradient_checkpointing=False,
-        report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
+        seed=seed, data_seed=seed, bf16=half_is_faster(place(device)), use_cpu=place(device) == "cpu",
+        gradient_checkpointing=False, report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
     )  # fmt: skip
     model = AutoModelForCausalLM.from_pretrained(str(start), dtype="float32")
     trainer = DPOTrainer(model, args=settings, train_dataset=data, processing_class=tokenizer,

@@ -13,6 +13,7 @@ Last two layers: half of the heads compare like with like.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from typing import Any
@@ -260,6 +261,7 @@ def _find_asked(model: Any, named: dict[str, Any], tokenizer: Any, index: int, s
     attention.o_proj.weight[:, rows.start] = 1.5 * SPREAD * named["asked"][0]
 
 
+@functools.cache
 def half_is_faster(device: str) -> bool:
     """Whether bfloat16 products beat float32 here: many CPUs read bf16 and have no units that multiply it."""
     import torch
