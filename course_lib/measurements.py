@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from course_grader.measurements import grader, peers
 from course_lib.figures import record
 
 PROBES = 10_000
@@ -220,73 +221,46 @@ def course_lm() -> Iterator[str]:
     yield f"agreement {same['value']:.4f}, {pace['tokens_per_s']:.0f} tokens/s, LoRA {lora['seconds']:.0f} s, {gain}"
 
 
-def grader() -> Iterator[str]:
-    """The cohort grader: kernel starts, 300 submissions, 50 kills, and the attacks of the adversarial tests."""
+def modules() -> Iterator[str]:
+    """Modules 00 to 03: seconds of each lab, the gain of lab 03, notebooks under nbval, questions, seeded mistakes."""
     import json
+    from tempfile import TemporaryDirectory
     from xml.etree import ElementTree
 
-    from course_lib.catalog import repo_root
+    from course_lib.catalog import find, repo_root
+    from course_lib.exercises import verify, wrong_solutions
+    from course_lib.quizzes import load_quiz
 
-    command, root = "course figures --measure --only grader", repo_root()
-    for script, figures in (
-        ("kernel_start.py", (
-            ("kernel_start_cold_p50_s", "s", "A kernel with the heavy imports, started cold, median"),
-            ("kernel_start_warm_sandboxed_p50_s", "s", "The same, forked warm into a sandbox, median"))),
-        ("cohort.py", (
-            ("static_300_s", "s", "Static grading of 300 submissions of lab 06, 2 workers"),
-            ("rerun_200_s", "s", "200 unchanged submissions graded again"),
-            ("kill_points", "count", "Random kills of a run of 40 submissions, each resumed"),
-            ("kill_mismatches", "count", "Gradebooks that differ after kill and resume"))),
-    ):  # fmt: skip
-        done = subprocess.run([sys.executable, f"tests/benchmarks/{script}"], cwd=root, capture_output=True, text=True)
-        if done.returncode:
-            yield f"grader: {script} failed: {done.stderr[-300:]}"
-            continue
-        found = json.loads(done.stdout)
-        for name, unit, title in figures:
-            record(name, found[name], unit, command=command, title=title)
-            yield f"{name} {found[name]}"
-        if "ratio" in found:
-            record("kernel_start_ratio", found["ratio"], "times", command=command, title="Cold start over warm start")
-    report = root / "build" / "adversarial.xml"
-    subprocess.run([sys.executable, "-m", "pytest", "-q", "tests/adversarial", f"--junitxml={report}"], cwd=root)
-    suite = ElementTree.parse(report).getroot()[0].attrib
-    tried = int(suite["tests"]) - int(suite["skipped"])
-    contained = tried - int(suite["failures"]) - int(suite["errors"])
-    record("attacks_tried", tried, "count", command=command, title="Attacks on the sandbox that the tests try")
-    record("attacks_contained", contained, "count", command=command, title="Attacks contained")
-    yield f"attacks {contained} of {tried} contained"
-
-
-def peers() -> Iterator[str]:
-    """One import-heavy notebook, by papermill, otter, nbgrader and us; twenty minutes. Also draws a chart."""
-    import json
-
-    from course_lib.catalog import repo_root
-
-    command, root = "course figures --measure --only peers", repo_root()
-    script = [sys.executable, "tests/benchmarks/grade_peers.py"]
-    done = subprocess.run(script, cwd=root, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        yield "peers: a tool could not be measured; the old figures stay"
-        return
-    found = json.loads(done.stdout)["tools"]
-    for tool, name, title in (
-        ("papermill", "peer_papermill_p50_s", "One import-heavy notebook: papermill's own command, median"),
-        ("otter", "peer_otter_p50_s", "The same: `otter run`, median"),
-        ("nbgrader", "peer_nbgrader_p50_s", "The same: `nbgrader autograde`, median"),
-        ("ours_warm_sandboxed", "ours_p50_s", "The same: ours, warm, in the sandbox, median"),
-    ):  # fmt: skip
-        record(name, found[tool]["p50_s"], "s", n=found[tool]["n"], command=command, title=title)
-        yield f"{name} {found[tool]['p50_s']}"
-    mine = found["ours_warm_sandboxed"]
-    record("grade_overhead_ratio", mine["overhead_ratio"], "times", n=mine["n"], command=command,
-           title=f"The whole over the learner's own cells ({mine['cells_p50_s']:.1f} s), warm, in the sandbox")
-    yield f"grade_overhead_ratio {mine['overhead_ratio']}"
+    command, root = "course figures --measure --only modules", repo_root()
+    course = str(Path(sys.executable).with_name("course"))
+    with TemporaryDirectory() as temporary:
+        for code in ("01", "02", "03"):
+            started = time.monotonic()
+            subprocess.run([course, "run", code, "--out", temporary], cwd=root, check=True, stdout=subprocess.DEVNULL)
+            record(f"lab{code}_s", time.monotonic() - started, "s", command=command, title=f"Lab {code}, every cell")
+            yield f"lab{code}_s {time.monotonic() - started:.0f}"
+        gain = json.loads(next(Path(temporary).rglob("tuned_results.json")).read_text())["paired"]
+    record("lab03_gain", gain["gain"], "rate", low=gain["low"], high=gain["high"], n=gain["n"], command=command,
+           title="Lab 03, locked cases: share right of the tuned model minus that of the base")
+    labs = [lab for code in ("01", "02", "03") for lab in find(code).labs]
+    seeded, missed = sum(len(wrong_solutions(lab)) for lab in labs), sum(len(verify(lab)) for lab in labs)
+    record("seeded_wrong_solutions", seeded, "count", command=command, title="Seeded wrong solutions, labs 01 to 03")
+    record("seeded_wrong_caught", seeded - missed, "count", command=command, title="Caught, with the mistake named")
+    questions = sum(len(load_quiz(code).questions) for code in ("00", "01", "02", "03"))
+    record("quiz_questions", questions, "count", command=command, title="Questions of the readiness checks 00 to 03")
+    yield f"{seeded - missed} of {seeded} mistakes caught, {questions} questions"
+    report, started = root / "build" / "nbval.xml", time.monotonic()
+    books = [str(book) for code in ("00", "01", "02", "03") for book in find(code).notebooks]
+    subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "--nbval", "--nbval-sanitize-with",
+                    "nbval_sanitize.cfg", "--nbval-cell-timeout=300", f"--junitxml={report}", *books],
+                   cwd=root, check=True, stdout=subprocess.DEVNULL)  # fmt: skip
+    cells = int(ElementTree.parse(report).getroot()[0].attrib["tests"])
+    record("nbval_cells", cells, "count", command=command, title="Cells of notebooks 00 to 03, equal to their outputs")
+    record("nbval_s", time.monotonic() - started, "s", command=command, title="Seconds for that")
+    yield f"nbval: {cells} cells in {time.monotonic() - started:.0f} s"
 
 
 GROUPS: dict[str, Callable[[], Iterator[str]]] = {
     "setup": setup, "command_line": command_line, "retrieval": retrieval, "access": access, "answers": answers,
-    "course": course, "course_lm": course_lm, "grader": grader,
-    "peers": peers,
+    "course": course, "modules": modules, "course_lm": course_lm, "grader": grader, "peers": peers,
 }

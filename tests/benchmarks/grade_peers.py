@@ -1,6 +1,6 @@
 """One import-heavy notebook, executed by us and by the field's own tools, on one machine in one run.
 
-    python tests/benchmarks/grade_peers.py [--runs 3] [--workers 1 2] [--steps 60] [--fresh] [--only TOOL ...]
+    python tests/benchmarks/grade_peers.py [--runs 3] [--workers 1 2] [--steps 240] [--fresh] [--only TOOL ...]
 
 The tools are papermill's own command, ``otter run``, ``nbgrader autograde``, and ours: cold, warm, and warm in the
 sandbox. The peers' environment is made in build/peers with pinned versions. What was measured is kept after each
@@ -120,7 +120,7 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
-    parser.add_argument("--steps", type=int, default=60, help="Training steps in the notebook.")
+    parser.add_argument("--steps", type=int, default=240, help="Training steps in the notebook.")
     parser.add_argument("--only", nargs="*", choices=ORDER, default=list(ORDER))
     parser.add_argument("--fresh", action="store_true", help="Forget what a stopped run has measured.")
     parser.add_argument("--peers", type=Path, default=ROOT / "build" / "peers", help="The peers' environment.")
