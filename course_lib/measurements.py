@@ -239,7 +239,7 @@ def modules() -> Iterator[str]:
             subprocess.run([course, "run", code, "--out", temporary], cwd=root, check=True, stdout=subprocess.DEVNULL)
             record(f"lab{code}_s", time.monotonic() - started, "s", command=command, title=f"Lab {code}, every cell")
             yield f"lab{code}_s {time.monotonic() - started:.0f}"
-        gain = json.loads(next(Path(temporary).rglob("tuned_results.json")).read_text())["paired"]
+        gain = json.loads(next(Path(temporary).rglob("results.json")).read_text())["locked"]
     record("lab03_gain", gain["gain"], "rate", low=gain["low"], high=gain["high"], n=gain["n"], command=command,
            title="Lab 03, locked cases: share right of the tuned model minus that of the base")
     labs = [lab for code in ("01", "02", "03") for lab in find(code).labs]
