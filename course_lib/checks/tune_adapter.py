@@ -142,22 +142,27 @@ def adapted(submission: Submission, config: AdapterConfig, base: Loaded) -> dict
 
 
 def check_answers(submission: Submission, context: Context) -> list[Finding]:
-    """tune.answers_reproduced, tune.baseline_real: sampled answers are those of the adapter, and of the bare base."""
-    base = base_of(context)
-    if other := _other_base(submission, base, ("tune.answers_reproduced", "tune.baseline_real")):
+    """tune.answers_reproduced: sampled answers after training are those of the adapter on its base."""
+    base, rule = base_of(context), "tune.answers_reproduced"
+    if other := _other_base(submission, base, (rule,)):
         return other
     config = submission.json(CONFIG, AdapterConfig)
     misfits = list(_misfits(submission, config, base))
     changed = {} if misfits else adapted(submission, config, base)
-    return [_spoken(submission, context, base, TUNED, "tune.answers_reproduced", changed, misfits),
-            _spoken(submission, context, base, BASELINE, "tune.baseline_real", {}, [])]  # fmt: skip
+    return [_spoken(submission, context, base, TUNED, rule, changed, misfits)]
+
+
+def check_baseline(submission: Submission, context: Context) -> list[Finding]:
+    """tune.baseline_real: sampled answers before training are those of the bare base."""
+    base, rule = base_of(context), "tune.baseline_real"
+    return _other_base(submission, base, (rule,)) or [_spoken(submission, context, base, BASELINE, rule, {}, [])]
 
 
 def _spoken(submission: Submission, context: Context, base: Loaded, name: str, rule: str, changed: Mapping[str, Any],
             misfits: list[str]) -> Finding:  # fmt: skip
     rows = [row for row in sums.rows_of(submission, name) if row.value.id in sums.cases_of(context)]
     problems = misfits or [*_texts(rows, base, submission)]
-    chosen = sample(rows, submission.digest(), SAMPLE[name])
+    chosen = sample(rows, submission.digest(), SAMPLE[name], first=name == TUNED)
     if not problems:
         problems = list(_refused(chosen, base, changed, context))
     return verdict(
@@ -169,15 +174,16 @@ def _spoken(submission: Submission, context: Context, base: Loaded, name: str, r
     )  # fmt: skip
 
 
-def sample(rows: Sequence[Row[EvalRow]], salt: str, count: int) -> list[Row[EvalRow]]:
-    """Rows in an order that nobody can choose: two thirds of them are claimed to be right, where there are so many."""
+def sample(rows: Sequence[Row[EvalRow]], salt: str, count: int, first: bool) -> list[Row[EvalRow]]:
+    """Rows in an order that nobody can choose, three quarters of them, where there are so many, with ``right`` claimed
+    as ``first``: whoever beautifies a gain calls answers of the tuned model right, and those of the base wrong."""
 
     def order(row: Row[EvalRow]) -> str:
         return hashlib.sha256(f"{salt} {row.value.id}".encode()).hexdigest()
 
     ordered = sorted(rows, key=order)
-    good, bad = ([row for row in ordered if row.value.right is wanted] for wanted in (True, False))
-    chosen = [*good[: count - count // 3], *bad[: count // 3]]
+    likely, others = ([row for row in ordered if row.value.right is wanted] for wanted in (first, not first))
+    chosen = [*likely[: count - count // 4], *others[: count // 4]]
     return [*chosen, *(row for row in ordered if row not in chosen)][:count]
 
 
