@@ -99,8 +99,9 @@ def another_adapter(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     chance = torch.Generator().manual_seed(1)
-    found = {name: torch.randn(t.shape, generator=chance) * t.std() for name, t in load_file(str(folder / ADAPTER)).items()}
-    save_file(found, str(folder / ADAPTER), {"format": "pt"})
+    found = load_file(str(folder / ADAPTER))
+    other = {name: torch.randn(t.shape, generator=chance) * t.std() for name, t in found.items()}
+    save_file(other, str(folder / ADAPTER), {"format": "pt"})
     reseal(folder)
 
 

@@ -20,8 +20,8 @@ from course_lib.artifacts_tuning import (
 )
 from course_lib.checks import packet
 from course_lib.checks import tuning as sums
-from course_lib.checks.common import Context, first, place, reason, verdict
-from course_lib.checks.notes import missing_sections, sections, states
+from course_lib.checks.common import Context, first, place, reason, verdict, words
+from course_lib.checks.notes import missing_sections, numbers, sections, states
 from course_lib.checks.tuning import ADAPTER, BASELINE, CONFIG, DATA, LOG, PLAN, RESULTS, ROLLBACK, SERVED, TUNED, WORSE
 from course_lib.evidence import CHAIN, Link, sha256
 from course_lib.submission import Submission
@@ -171,12 +171,21 @@ def _unstated(submission: Submission, text: str) -> Iterator[str]:
     for part, values in wanted.items():
         body = _part(text, part)
         yield from (f"{name} is {value:g} in the files and is not stated under {part}" for name, value in values.items()
-                    if not states(body, abs(value)))  # fmt: skip
-    if results.decision not in _part(text, "the decision").lower():
+                    if not _said(body, value))  # fmt: skip
+    if results.decision not in words(_part(text, "the decision")):
         yield f"the decision {results.decision} is not stated"
     named = _part(text, "regressions")
     yield from (f"{row.value.id} is not named under regressions" for row in sums.worse_of(submission)
                 if row.value.id not in named)  # fmt: skip
+
+
+def _said(text: str, value: float) -> bool:
+    """Whether the text states a number; a share with two decimals at least, or in percent with one: "1" is no 0.9."""
+    if isinstance(value, int) or not 0.005 <= abs(value) <= 1:
+        return states(text, abs(value))
+    exact = [token for token in numbers(text) if len(token.partition(".")[2]) >= 1]
+    return any(states(" ".join(t for t in exact if len(t.partition(".")[2]) >= least), abs(found))
+               for found, least in ((value, 2), (100 * value, 1)))  # fmt: skip
 
 
 def _part(text: str, part: str) -> str:
