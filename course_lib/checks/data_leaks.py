@@ -73,18 +73,22 @@ def check_leaks(submission: Submission, context: Context) -> list[Finding]:
     near = context.threshold("data.leak_copied")
     copied = leaks.copies(values, cases, near)
     return [_finding("data.leak_copied", copied, where, f"No locked case of {len(cases)} stands in a row."),
-            *_reworded(values, cases, where, context)]  # fmt: skip
+            *_reworded(values, cases, where, context, {(pair.row, pair.case) for pair in copied})]  # fmt: skip
 
 
 RULES = ("data.leak_copied", "data.leak_paraphrased", "data.leak_unanswerable")
 
 
 def _reworded(
-    rows: list[SftRow], cases: list[leaks.LockedCase], where: dict[str, str], context: Context
+    rows: list[SftRow], cases: list[leaks.LockedCase], where: dict[str, str], context: Context,
+    named: set[tuple[str, str]],
 ) -> list[Finding]:  # fmt: skip
+    """Pairs beside those that are ``named`` as copies already."""
     least = [context.threshold(rule) for rule in RULES[1:]]
     try:
+        context.embedder.encode(["Is it there?"], persist=False)  # else nothing to compare would look like a pass
         found = leaks.paraphrases(rows, cases, context.embedder, *least)
+        found = [pair for pair in found if (pair.row, pair.case) not in named]
     except Exception as error:  # no weights, no library, no memory: whatever it is, nothing was compared
         what = f"Could not score: the embedding model is not at hand ({type(error).__name__}), so no paraphrase was " \
                "looked for."  # fmt: skip
