@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from lab_runs import first_run, run_lab
 
 from course_lib import catalog
 from course_lib.grade import grade_submission
 
 LABS = [module.code for module in catalog.MODULES if module.labs]
-TIMED = {"metrics.json", "cost-notes.md"}  # the only files that are a matter of time as a whole
+TIMED = {"metrics.json", "cost-notes.md", "chain.jsonl"}  # the only files that are a matter of time as a whole
 MEASURES_TIME = {"01"}  # labs whose other files hold times too; of all others every byte must be equal
 TIMES = {"ttft_s", "seconds", "p50_s", "p95_s", "ttft_p50_s", "tokens_per_s"}  # fields of others that hold a time
 TIMED_LINE = re.compile(r"(?m)^(.*)\| \d+\.\d{4} \| \d+\.\d{4} \|(.*)$")  # P50 and P95 in a table of a note
-
-
-def run_lab(code: str, out: Path) -> Path:
-    done = subprocess.run(
-        [sys.executable, "-c", "from course_lib.cli import main; main()", "run", code, "--out", str(out), "--json"],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return Path(json.loads(done.stdout)["runs"][0]["folder"])
 
 
 def timeless(path: Path) -> str:
@@ -53,14 +43,14 @@ def _without(value: object) -> object:
 @pytest.fixture(scope="module", params=LABS)
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Path]:
     """A lab's code, and two runs of it with one seed."""
-    first, second = (run_lab(request.param, tmp_path_factory.mktemp(name)) for name in ("first", "second"))
-    return request.param, first, second
+    return request.param, first_run(request.param), run_lab(request.param, tmp_path_factory.mktemp("second"))
 
 
 def test_two_runs_with_one_seed_are_equal_times_aside(runs: tuple[str, Path, Path]) -> None:
     code, *folders = runs
     read = timeless if code in MEASURES_TIME else Path.read_bytes
-    first, second = ({p.name: read(p) for p in folder.iterdir() if p.name not in TIMED} for folder in folders)
+    first, second = ({p.relative_to(folder).as_posix(): read(p) for p in folder.rglob("*")
+                      if p.is_file() and p.name not in TIMED} for folder in folders)  # fmt: skip
     assert set(catalog.artifacts(code)) - TIMED == set(first) == set(second)
     assert [name for name in first if first[name] != second[name]] == []
 
