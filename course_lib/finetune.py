@@ -55,6 +55,17 @@ def _jsonl(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in read_text(path).splitlines()]
 
 
+def write_rows(path: Path | str, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows as JSON lines."""
+    Path(path).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_page(path: Path | str, title: str, sections: dict[str, str]) -> None:
+    """Write a page of markdown: a title, then each section under its heading."""
+    parts = [f"# {title}", *(f"## {heading}\n\n{text}" for heading, text in sections.items())]
+    Path(path).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
 def prompt_text(tokenizer: Any, case: Case) -> str:
     """The text that the model continues: the turns of a case through the chat template, or its plain text."""
     if "text" in case:

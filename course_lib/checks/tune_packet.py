@@ -49,8 +49,8 @@ def check_files(submission: Submission, context: Context) -> list[Finding]:
         return [found]
     raw = submission.raw(CURVE)
     picture = raw.startswith(PNG) and len(raw) > PNG_BYTES
-    return [found, verdict(
-        "tune.files", picture, "The loss curve is a picture.", problem=f"{CURVE} is no PNG picture of a curve.",
+    return [found if picture else verdict(
+        "tune.files", False, "", problem=f"{CURVE} is no PNG picture of a curve.",
         expected="a PNG", actual=f"{len(raw)} bytes", where=CURVE, fix="Draw the curve from the log and save it.",
     )]  # fmt: skip
 
