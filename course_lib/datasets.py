@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import re
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -37,7 +38,9 @@ _OTHERS = frozenset("der die das und ist wie lange muss le la les et est el los 
 
 
 def normalised(text: str) -> str:
-    """Lower case, words and numbers only, single spaces."""
+    """Lower case, words and numbers only, single spaces; other forms of a letter and invisible marks are undone."""
+    if not text.isascii():
+        text = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
     return " ".join(re.findall(r"\w+", text.lower()))
 
 

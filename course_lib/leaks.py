@@ -31,12 +31,15 @@ RESERVED = ("data", "evals", "reserved", "reserved.json")
 @dataclass(frozen=True, slots=True)
 class LockedCase:
     """One case of a locked test. text: what identifies it. question: empty where nothing is asked. answers: texts of
-    which one must stand in a reply with the same answer; empty when the right answer is to abstain."""
+    which one must stand in a reply with the same answer; empty when the right answer is to abstain. documents: keys of
+    those that answer, where an answer is short enough to stand elsewhere too; facts: their sentences, normalised."""
 
     id: str
     text: str
     question: str
     answers: tuple[str, ...]
+    documents: tuple[str, ...] = ()
+    facts: frozenset[str] = frozenset()
 
 
 class Pair(NamedTuple):
@@ -69,10 +72,13 @@ def model_cases() -> list[LockedCase]:
     return cases
 
 
-def locked_cases() -> list[LockedCase]:
-    """All locked cases of the course: those of retrieval, then those of course-lm."""
-    asked_for = [LockedCase(q.id, q.question, q.question, q.answers) for q in load_questions("locked_test")]
-    return asked_for + model_cases()
+def locked_cases(corpus: Corpus) -> list[LockedCase]:
+    """All locked cases of the course: those of retrieval, answered in ``corpus``, then those of course-lm."""
+    cases = []
+    for q in load_questions("locked_test"):
+        facts = frozenset(map(normalised, _own_sentences(corpus, q.expected_docs, q.answers)))
+        cases.append(LockedCase(q.id, q.question, q.question, q.answers, q.expected_docs, facts))
+    return cases + model_cases()
 
 
 def copies(rows: Sequence[SftRow], cases: Sequence[LockedCase], near: float) -> list[Pair]:
@@ -96,7 +102,8 @@ def same_answer(row: SftRow, case: LockedCase) -> bool:
     if row.reply == ABSTAIN or not case.answers:
         return row.reply == ABSTAIN and not case.answers
     said = f" {normalised(without_citations(row.reply))} "
-    return any(f" {normalised(text)} " in said for text in case.answers if normalised(text))
+    own = not case.documents or row.document in case.documents or any(f" {fact} " in said for fact in case.facts)
+    return own and any(f" {normalised(text)} " in said for text in case.answers if normalised(text))
 
 
 def numbers_fit(first: str, second: str) -> bool:
@@ -134,7 +141,7 @@ def reserved_sentences(corpus: Corpus, cases: Iterable[LockedCase], forbidden: I
 
 def reserved_digests(corpus: Corpus) -> dict[str, list[str]]:
     """``reserved.json``: SHA-256 of what is asked, and of each sentence that answers, in the locked tests."""
-    locked, questions = locked_cases(), load_questions("locked_test")
+    locked, questions = locked_cases(corpus), load_questions("locked_test")
     by_document = [s for q in questions for s in _own_sentences(corpus, q.expected_docs, q.answers)]
     by_document += [s for q in questions for s in _own_sentences(corpus, q.forbidden_docs, q.forbidden_answers)]
     facts = {*by_document, *reserved_sentences(corpus, model_cases())}

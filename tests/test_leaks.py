@@ -73,7 +73,7 @@ def test_the_threshold_of_abstentions_is_careful_and_finds_little() -> None:
     honest = {q for d in allowed for s in sentences_of(d) if (q := question_for(s)) and digest(s) not in
               reserved["facts"] and digest(q) not in reserved["asked"]}  # fmt: skip
     rows = [row(q, "The sources do not say.", f"r{n}", "abstain") for n, q in enumerate(sorted(honest))]
-    cases = [case for case in leaks.locked_cases() if not case.answers]
+    cases = [case for case in leaks.locked_cases(corpus) if not case.answers]
     assert len(rows) > 150 and len(cases) > 200
     assert leaks.paraphrases(rows, cases, default_embedder(), LEAST, LEAST_ABSTAIN) == []
 
@@ -117,6 +117,15 @@ class Alike:
 def test_only_the_same_answer_makes_a_paraphrase(question: str, reply: str, task: str, found: bool) -> None:
     pairs = leaks.paraphrases([row(question, reply, task=task)], [CASE], Alike(), 0.5, 0.8)  # type: ignore[arg-type]
     assert bool(pairs) is found
+
+
+def test_a_short_answer_counts_in_its_document_or_in_its_sentence() -> None:
+    fact = frozenset({"logs stay nine months"})
+    case = leaks.LockedCase("c", "How long?", "How long?", ("nine months",), ("b@1",), fact)
+    assert not leaks.same_answer(row("How long?", "[1] Tapes stay nine months."), case), "another document's fact"
+    assert leaks.same_answer(row("How long?", "[1] Logs stay nine months."), case), "whatever document the row names"
+    of_it = row("How long?", "[1] Tapes stay nine months.").model_copy(update={"document": "b@1"})
+    assert leaks.same_answer(of_it, case)
 
 
 def test_two_questions_about_different_articles_are_two_questions() -> None:

@@ -66,7 +66,7 @@ def check_leaks(submission: Submission, context: Context) -> list[Finding]:
     where = {row.value.id: row.where for row in rows}
     values = [row.value for row in rows]
     try:
-        cases = context.once("locked cases", leaks.locked_cases)
+        cases = context.once("locked cases", lambda: leaks.locked_cases(context.corpus))
     except (CourseError, OSError, ValueError) as error:
         what = f"Could not score: the locked tests are not at hand ({type(error).__name__})."
         return [unscored(rule, what) for rule in RULES]
