@@ -14,8 +14,8 @@ from course_lib.grade import grade_submission
 
 LABS = [module.code for module in catalog.MODULES if module.labs]
 TIMED = {"metrics.json", "cost-notes.md", "chain.jsonl"}  # the only files that are a matter of time as a whole
-MEASURES_TIME = {"01"}  # labs whose other files hold times too; of all others every byte must be equal
-TIMES = {"ttft_s", "seconds", "p50_s", "p95_s", "ttft_p50_s", "tokens_per_s"}  # fields of others that hold a time
+MEASURES_TIME = {"01", "02"}  # labs whose other files hold times too; of all others every byte must be equal
+TIMES = {"ttft_s", "seconds", "p50_s", "p95_s", "ttft_p50_s", "tokens_per_s", "made_at"}  # fields that hold a time
 TIMED_LINE = re.compile(r"(?m)^(.*)\| \d+\.\d{4} \| \d+\.\d{4} \|(.*)$")  # P50 and P95 in a table of a note
 
 
