@@ -22,7 +22,7 @@ from course_lib.errors import UsageError
 from course_lib.prompts import ABSTAIN, SYSTEM, answer_prompt
 
 PATH = catalog.repo_root() / "notebooks" / "02_datasets.ipynb"
-WORDS = st.text("abcdefghij AEIOU.,?€ü", min_size=1, max_size=60).map(str.strip).filter(bool)
+WORDS = st.text("abcdefghij AEIOU.,?€ü", min_size=1, max_size=60).filter(str.strip)
 TALKS = st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=3).map(lambda pairs: [
     {"role": "system", "content": "Be brief."},
     *({"role": role, "content": text} for pair in pairs
@@ -180,7 +180,8 @@ def test_a_quotation_must_stand_in_its_source() -> None:
     grounded = functions(PATH, "grounded", **scope)["grounded"]
     both = "[1] Rule 4 holds for 6 days. [2] Desk 4 answers by mail."
     assert grounded(row(4)) and grounded(row(4, reply=ABSTAIN)) and grounded(row(4, reply=both))
-    for wrong in ("[2] Rule 4 holds for 6 days.", "[7] See above.", "It depends.", "[1] Rule 4 holds for ever."):
+    half = "[1] Rule 4 holds for 6 days. [2] Desk 4 answers never."
+    for wrong in (half, "[2] Rule 4 holds for 6 days.", "[7] See above.", "It depends.", "[1] Rule 4 holds for ever."):
         assert not grounded(row(4, reply=wrong)), wrong
 
 
