@@ -103,7 +103,7 @@ def _reworded(
 
 def _finding(rule: str, pairs: list[leaks.Pair], where: dict[str, str], good: str) -> Finding:
     if not pairs:
-        return ok(rule, good)
+        return ok(rule, good, "none", "0 pairs")
     named = [f"{p.row} ({where.get(p.row, '?')}) is {p.case} "
              f"{COPIED.get(p.kind, f'in other words, similarity {p.similarity:.2f}')}" for p in pairs]
     return fail(

@@ -92,10 +92,11 @@ def check_tasks(submission: Submission, context: Context) -> list[Finding]:
         problems.append("no row shows when to abstain")
     if counts and max(counts.values()) > 0.85 * total:
         problems.append(f"{counts.most_common(1)[0][0]} fills {percent(counts.most_common(1)[0][1], total)}")
+    shown = ", ".join(f"{task} {n}" for task, n in sorted(counts.items()))
     return [verdict(
-        "data.tasks_mixed", not problems, f"{len(counts)} tasks: " + ", ".join(f"{t} {n}" for t, n in counts.items()),
+        "data.tasks_mixed", not problems, f"{len(counts)} tasks, answers and abstentions among them.",
         problem=f"{problems[0] if problems else ''}.", expected=f"at least {least} tasks, abstain among them",
-        actual=str(dict(sorted(counts.items()))), where=DATASET,
+        actual=shown, where=DATASET,
         fix="A model that only sees answers learns that there always is one. Add abstentions and another task.",
     )]  # fmt: skip
 
