@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,6 +129,16 @@ def environment(seed: int) -> dict[str, Any]:
             "versions": {name: version(name) for name in PACKAGES}}  # fmt: skip
 
 
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """A folder for checkpoints that nobody hands in; ``cleanup()`` removes it.
+
+    A kernel that was forked into a sandbox may remember its parent's temporary folder, which is not there: look again.
+    """
+    if not os.path.isdir(tempfile.gettempdir()):
+        tempfile.tempdir = None
+    return tempfile.TemporaryDirectory(prefix="lab-03-")
+
+
 def serve(gguf: Path | str, name: str) -> anthropic.Anthropic:
     """A client of the embedded server that serves this file under ``name``. Raises ModelError when it cannot start."""
     from course_lib.models import connect
@@ -142,18 +153,16 @@ def save_adapter(model: Any, folder: Path | str, base: str) -> None:
 
     Equal runs write equal bytes: PEFT keeps target modules as a set, whose order changes from process to process.
     """
-    import tempfile
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        model.save_pretrained(scratch, save_embedding_layers=False)
-        config = json.loads(Path(scratch, "adapter_config.json").read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as made:
+        model.save_pretrained(made, save_embedding_layers=False)
+        config = json.loads(Path(made, "adapter_config.json").read_text(encoding="utf-8"))
         config |= {"base_model_name_or_path": base, "target_modules": sorted(config["target_modules"])}
         text = json.dumps(config, indent=1, sort_keys=True) + "\n"
         (folder / "adapter_config.json").write_text(text, encoding="utf-8")
         weights = "adapter_model.safetensors"
-        (folder / weights).write_bytes(Path(scratch, weights).read_bytes())
+        (folder / weights).write_bytes(Path(made, weights).read_bytes())
 
 
 def quantised_base(model: str, *, rank: int, targets: Sequence[str], seed: int, max_length: int = 1024) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -386,3 +387,10 @@ def test_a_prompt_is_the_template_or_the_plain_text() -> None:
     stub = SimpleNamespace(apply_chat_template=lambda messages, **_: f"<{len(messages)}>")
     assert finetune.prompt_text(stub, {"messages": [1, 2]}) == "<2>"
     assert finetune.prompt_text(stub, {"text": "plain"}) == "plain"
+
+
+def test_scratch_looks_again_where_a_folder_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "of-another-process"))
+    found = finetune.scratch()
+    assert Path(found.name).is_dir() and "of-another-process" not in found.name
+    found.cleanup()
