@@ -17,6 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lab_runs import first_run
 
+from course_grader.kernels import own_server
+from course_grader.reexecute import rerun
+from course_grader.sandbox import available
+from course_grader.warm_executor import WarmSandboxedExecutor
 from course_lib import finetune
 from course_lib.artifacts_tuning import AdapterConfig, GateThresholds
 from course_lib.catalog import artifacts
@@ -394,3 +398,12 @@ def test_scratch_looks_again_where_a_folder_is_gone(tmp_path: Path, monkeypatch:
     found = finetune.scratch()
     assert Path(found.name).is_dir() and "of-another-process" not in found.name
     found.cleanup()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not available()[0], reason=available()[1] or "a sandbox works")
+def test_the_lab_trains_again_in_the_sandbox_with_another_seed(tmp_path: Path) -> None:
+    executor = WarmSandboxedExecutor(server=own_server(0))
+    found = rerun(Submission.open(first_run("03")), "03", executor, tmp_path / "work", 7)
+    assert [f.message for f in found if not f.ok] == []
+    assert {f.rule for f in found} == {f"rerun.{name}" for name in "completed outputs follows_seed stays_equal".split()}
