@@ -26,6 +26,7 @@ from course_lib.artifacts_tuning import AdapterConfig, GateThresholds
 from course_lib.catalog import artifacts
 from course_lib.checks import checkers, rules, tune_adapter
 from course_lib.checks import tuning as sums
+from course_lib.checksums import verify_checksums
 from course_lib.errors import DataError, ModelError, UsageError
 from course_lib.evidence import CHAIN, Link, breaks, seal, sha256
 from course_lib.grade import context_for, grade_opened, grade_submission, rubric_of
@@ -355,6 +356,7 @@ def test_data_are_what_the_code_makes(tmp_path: Path) -> None:
     from course_lm import tuning_data
 
     tuning_data.write(tmp_path)
+    assert verify_checksums(finetune.data_folder()) == 4
     for path in tmp_path.iterdir():
         assert path.read_bytes() == (finetune.data_folder() / path.name).read_bytes(), path.name
 
