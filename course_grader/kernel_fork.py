@@ -24,6 +24,7 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 import time
 from typing import Any, NoReturn
 
@@ -66,6 +67,7 @@ def become(job: dict[str, Any]) -> NoReturn:
     os.chdir(job["cwd"])
     os.environ.clear()
     os.environ.update(job["env"])
+    tempfile.tempdir = None  # what the parent found out does not hold in here
     null = os.open(os.devnull, os.O_RDWR)
     log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if job["log"] else null
     for number, source in ((0, null), (1, log), (2, log)):

@@ -30,7 +30,10 @@ PACKAGES = ("course_lib", "course_grader", "course_lm")
 EXECUTION = frozenset(
     "cgroups execute kernel_fork kernels namespaces reexecute sandbox sandbox_view serve server warm_executor".split()
 )
-LIBRARIES = "bm25s chromadb numpy pydantic PyYAML scipy sentence-transformers torch transformers".split()
+LIBRARIES = (
+    "bm25s chromadb detect-secrets numpy peft phonenumbers pydantic python-stdnum PyYAML safetensors scikit-learn "
+    "scipy sentence-transformers torch transformers".split()
+)
 
 
 def grader_version() -> str:
@@ -58,9 +61,10 @@ def environment_digest() -> str:
     from course_lib.embeddings import DEFAULT_SHA256
 
     root = repo_root()
-    files = [p for name in ("data/corpus", "data/evals", "labs") for p in sorted((root / name).rglob("*"))
+    folders = ("data/corpus", "data/evals", "data/models/course-lm/evals", "labs")
+    files = [p for name in folders for p in sorted((root / name).rglob("*"))
              if p.is_file() and not {".ipynb_checkpoints", "__pycache__"} & set(p.parts)]  # fmt: skip
-    files.append(root / "data/models/registry.yaml")
+    files += [root / "data/models/registry.yaml", root / "data/models/course-lm/SHA256SUMS"]
     parts = [f"python {sys.version_info.major}.{sys.version_info.minor}", f"weights {DEFAULT_SHA256}",
              f"files {_digest_of(files, root)}", *(f"{name} {version(name)}" for name in LIBRARIES)]  # fmt: skip
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
