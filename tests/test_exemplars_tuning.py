@@ -6,13 +6,12 @@ from pathlib import Path
 
 import exemplars_tuning as exemplars
 import pytest
+from graded import NO_GATE, Expected, assert_loses
 
 from course_lib.grade import grade_submission, rubric_of
-from course_lib.rubric import LabReport
 
-NO_GATE: dict[str, str] = {}
 # name -> (points lost by criterion, gates not passed with their outcome, points that could not be scored)
-EXPECTED: dict[str, tuple[dict[str, float], dict[str, str], float]] = {
+EXPECTED: dict[str, Expected] = {
     "passing": ({}, NO_GATE, 0),
     "thresholds_edited": ({"thresholds_first": 1}, {"thresholds_before_results": "fail"}, 0),
     "thresholds_edited_and_resealed": ({"thresholds_first": 1}, {"thresholds_before_results": "fail"}, 0),
@@ -56,24 +55,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return exemplars.build_all(tmp_path_factory.mktemp("tunings"))
 
 
-def lost(report: LabReport) -> dict[str, float]:
-    return {c.id: c.points - c.earned for c in report.criteria if c.scored_by == "auto" and c.earned < c.points}
-
-
 def test_every_exemplar_has_an_expectation() -> None:
     assert set(EXPECTED) == set(exemplars.NAMES)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_exemplar(name: str, made: dict[str, Path]) -> None:
-    report = grade_submission(made[name], "03")
-    points, gates, unscored = EXPECTED[name]
-    assert lost(report) == points
-    assert {gate.id: str(gate.outcome) for gate in report.gates if not gate.passed} == gates
-    assert (report.points, report.pending, report.unscored) == (17 - sum(points.values()), 3, unscored)
-    assert (report.band == "blocked") == bool(gates)
-    for finding in report.findings:
-        assert finding.ok or (finding.message and finding.fix), finding
+    assert_loses(grade_submission(made[name], "03"), EXPECTED[name])
 
 
 def test_findings_name_the_mistake_and_the_place(made: dict[str, Path]) -> None:

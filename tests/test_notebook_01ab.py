@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import math
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import lab_kit
 import nbformat as nbf
 import pytest
+from notebook_code import functions, sources
 
 from course_lib import catalog
 from course_lib import notebooks as nbs
@@ -17,32 +17,15 @@ from course_lib.doctor import find_chromium
 from course_lib.errors import UsageError
 from course_lib.sampling_view import SamplingView
 
-FILES = {name: catalog.repo_root() / "notebooks" / f"{name}.ipynb"
-         for name in ("01a_what_is_an_llm", "01b_how_models_work")}  # fmt: skip
-
-
-def source_of(notebook: str, *functions: str) -> str:
-    """The source of these functions as the notebook has them."""
-    found = {}
-    for _, cell in nbs.code_cells(nbs.read(FILES[notebook])):
-        for node in ast.parse(cell.source).body:
-            if isinstance(node, ast.FunctionDef) and node.name in functions:
-                found[node.name] = ast.get_source_segment(cell.source, node)
-    assert set(found) == set(functions), set(functions) - set(found)
-    return "\n\n".join(found[name] for name in functions)
-
-
-def functions_of(notebook: str, *functions: str, **given: Any) -> dict[str, Any]:
-    scope = dict(given)
-    exec(source_of(notebook, *functions), scope)
-    return scope
+FOLDER = catalog.repo_root() / "notebooks"
+FIRST, SECOND = FOLDER / "01a_what_is_an_llm.ipynb", FOLDER / "01b_how_models_work.ipynb"
 
 
 @pytest.fixture(scope="module")
 def by_hand() -> dict[str, Any]:
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
-    return functions_of("01b_how_models_work", "softmax", "sampling_distribution", "language_loss", "adamw", "forward",
+    return functions(SECOND, "softmax", "sampling_distribution", "language_loss", "adamw", "forward",
                         "loss_of", "backward", "count_pairs", torch=torch, math=math, letters=list("ab."))
 
 
@@ -113,7 +96,7 @@ def test_pairs_are_counted(by_hand: dict[str, Any]) -> None:
 def test_counted_probabilities_are_a_distribution() -> None:
     from collections import Counter, defaultdict
 
-    scope = functions_of("01a_what_is_an_llm", "pairs_of", "counted", Counter=Counter, defaultdict=defaultdict,
+    scope = functions(FIRST, "pairs_of", "counted", Counter=Counter, defaultdict=defaultdict,
                          single=Counter([0, 0, 1, 2]), tokenizer=range(5))
     tables = scope["pairs_of"]([[0, 1, 0, 2]]), scope["pairs_of"]([[0, 3]])
     for used in ((), tables[:1], tables):
@@ -156,7 +139,7 @@ def test_a_learner_moves_the_sliders_in_jupyterlab(tmp_path: Path) -> None:
     """The cell holds the notebook's own functions, so that what moves is what the lesson proves."""
     cell = "\n\n".join([
         "import torch\n\nfrom course_lib.sampling_view import SamplingView",
-        source_of("01b_how_models_work", "softmax", "sampling_distribution"),
+        sources(SECOND, "softmax", "sampling_distribution"),
         "places = {'certain': [9.0, 1.0, 0.0, 0.0], 'open': [2.0, 1.5, 1.0, -1.0]}\n"
         "SamplingView(places, ['one', ' two', 'three', 'four'].__getitem__, sampling_distribution)"])  # fmt: skip
     nb = nbf.v4.new_notebook(cells=[nbf.v4.new_code_cell(cell)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import sys
 from collections import Counter
@@ -14,6 +13,7 @@ import nbformat as nbf
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from notebook_code import cells, functions
 
 from course_lib import catalog
 from course_lib import notebooks as nbs
@@ -24,24 +24,6 @@ from course_lib.live import Live
 FOLDER = catalog.repo_root() / "notebooks"
 TOKENS, CONTEXT = FOLDER / "01c_tokens.ipynb", FOLDER / "01d_context_embeddings_transformers.ipynb"
 WIDGET = "application/vnd.jupyter.widget-view+json"
-
-
-def functions(path: Path, *names: str, **given: Any) -> dict[str, Any]:
-    """The functions as the notebook has them, in a namespace of their own."""
-    scope, seen = dict(given), set()
-    for _, cell in nbs.code_cells(nbs.read(path)):
-        for node in ast.parse(cell.source).body:
-            if isinstance(node, ast.FunctionDef) and node.name in names:
-                exec(ast.get_source_segment(cell.source, node), scope)
-                seen.add(node.name)
-    assert seen == set(names), set(names) - seen
-    return scope
-
-
-def cells(path: Path, *starts: str) -> list[str]:
-    """The code cells that begin with these texts, in that order."""
-    sources = [cell.source for _, cell in nbs.code_cells(nbs.read(path))]
-    return [next(source for source in sources if source.startswith(start)) for start in starts]
 
 
 BPE = functions(TOKENS, "merge", "train_bpe", "encode", Counter=Counter)

@@ -13,7 +13,7 @@ import nbformat as nbf
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_notebook_01cd import cells, functions
+from notebook_code import cells, functions
 
 from course_lib import catalog, pictures, raw_rows, tiny_train
 from course_lib import notebooks as nbs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import copy
 import math
 from pathlib import Path
@@ -13,6 +12,7 @@ import lab_kit
 import nbformat as nbf
 import numpy as np
 import pytest
+from notebook_code import sources
 
 from course_lib import catalog
 from course_lib import notebooks as nbs
@@ -23,28 +23,14 @@ from course_lib.quizzes import load_quiz
 NOTEBOOK = catalog.repo_root() / "notebooks" / "03_fine_tuning.ipynb"
 
 
-def sources(*names: str) -> str:
-    """Functions, classes and constants as the notebook has them."""
-    found: dict[str, str] = {}
-    for _, cell in nbs.code_cells(nbs.read(NOTEBOOK)):
-        for node in ast.parse(cell.source).body:
-            name = getattr(node, "name", "")
-            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-                name = node.targets[0].id
-            if name in names:
-                found[name] = ast.get_source_segment(cell.source, node) or ""
-    assert set(found) == set(names), set(names) - set(found)
-    return "\n\n".join(found[name] for name in names)
-
-
 @pytest.fixture(scope="module")
 def by_hand() -> dict[str, Any]:
     torch = pytest.importorskip("torch")
     scope: dict[str, Any] = {"torch": torch, "math": math, "np": np, "NormalDist": NormalDist}
-    exec(sources("LoRALinear", "add_lora", "SHAPES", "TARGETS", "lora_parameters", "nf4_levels", "PUBLISHED",
+    exec(sources(NOTEBOOK, "LoRALinear", "add_lora", "SHAPES", "TARGETS", "lora_parameters", "nf4_levels", "PUBLISHED",
                  "quantise", "restore", "double", "dpo_loss", "reply_logps", "size_of"), scope)  # fmt: skip
     scope["doubled"] = 4 + 8 / 64 + 32 / (64 * 256)
-    exec(sources("training_memory", "calculator"), scope)
+    exec(sources(NOTEBOOK, "training_memory", "calculator"), scope)
     return scope
 
 
@@ -276,9 +262,10 @@ def test_the_quiz_is_complete() -> None:
 @pytest.mark.browser
 @pytest.mark.skipif(not find_chromium(), reason="no Chromium on this machine; set COURSE_CHROMIUM to its path")
 def test_a_learner_moves_the_calculator_in_jupyterlab(tmp_path: Path) -> None:
-    lines = [sources("SHAPES", "lora_parameters"), "doubled = 4 + 8 / 64 + 32 / (64 * 256)",
-             sources("size_of", "training_memory", "calculator"), "from course_lib.live import Live"]  # fmt: skip
-    live = next(cell.source for _, cell in nbs.code_cells(nbs.read(NOTEBOOK)) if "\nLive(calculator" in cell.source)
+    lines = [sources(NOTEBOOK, "SHAPES", "lora_parameters"), "doubled = 4 + 8 / 64 + 32 / (64 * 256)",
+             sources(NOTEBOOK, "size_of", "training_memory", "calculator"), "from course_lib.live import Live"]
+    code = [cell.source for _, cell in nbs.code_cells(nbs.read(NOTEBOOK))]
+    live = next(source for source in code if "\nLive(calculator" in source)
     lines += ["totals" + live.split("\ntotals", 1)[1]]
     nb = nbf.v4.new_notebook(cells=[nbf.v4.new_code_cell("\n\n".join(lines))])
     nbs.write(nbs.normalise(nb), tmp_path / "live.ipynb")
