@@ -95,10 +95,14 @@ def measure(name: str, make: Callable[[], Tool], source: Path, work: Path, state
 
 
 def batch(tool: Tool, source: Path, places: Iterator[Path], size: int, workers: int) -> float:
+    """Notebooks a minute. The cores are shared out: two notebooks with a thread for each core would be slowed many
+    times over by threads that spin, which says nothing about the tool."""
     outs = [next(places) for _ in range(size)]
-    started = time.perf_counter()
+    threads, started = os.environ["OMP_NUM_THREADS"], time.perf_counter()
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(lambda out: once(tool, source, out), outs))
+    os.environ["OMP_NUM_THREADS"] = threads
     return 60 * size / (time.perf_counter() - started)
 
 
