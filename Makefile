@@ -29,7 +29,7 @@ course: $(STAMP)      ## execute every lab, grade the results, write the HTML re
 
 test: $(STAMP)        ## the tests, then every notebook strictly compared with its committed outputs
 	@$(CLEAN) $(LIMITS) PYTHONPATH=tests/offline $(BIN)/python -m pytest
-	@$(CLEAN) $(LIMITS) PYTHONPATH=tests/offline $(BIN)/python -m pytest -p no:randomly --nbval \
+	@$(CLEAN) $(LIMITS) PYTHONPATH=tests/offline $(BIN)/python -m pytest -p no:randomly -n 2 --dist loadfile --nbval \
 	  --nbval-sanitize-with nbval_sanitize.cfg --nbval-cell-timeout=300 notebooks
 
 lab: $(STAMP)         ## JupyterLab with the course open

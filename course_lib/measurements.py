@@ -251,8 +251,9 @@ def modules() -> Iterator[str]:
     yield f"{seeded - missed} of {seeded} mistakes caught, {questions} questions"
     report, started = root / "build" / "nbval.xml", time.monotonic()
     books = [str(book) for code in ("00", "01", "02", "03") for book in find(code).notebooks]
-    subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "--nbval", "--nbval-sanitize-with",
-                    "nbval_sanitize.cfg", "--nbval-cell-timeout=300", f"--junitxml={report}", *books],
+    subprocess.run([sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "--nbval",
+                    "--nbval-cell-timeout=300", "--nbval-sanitize-with", "nbval_sanitize.cfg",
+                    f"--junitxml={report}", *books],
                    cwd=root, check=True, stdout=subprocess.DEVNULL)  # fmt: skip
     cells = int(ElementTree.parse(report).getroot()[0].attrib["tests"])
     record("nbval_cells", cells, "count", command=command, title="Cells of notebooks 00 to 03, equal to their outputs")
