@@ -12,14 +12,13 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from graded import replace_text, rows
+from graded import change_copies, replace_text, rows
 from lab_cells import CellRun, quoting_request
 
 DATASET, MANIFEST, QUALITY = "compliance_sft_dataset.jsonl", "splits/manifest.json", "quality_rows.jsonl"
@@ -169,10 +168,7 @@ def build_all(folder: Path) -> dict[str, Path]:
     """All of them; the ones that are changed afterwards start from the passing one."""
     made = {name: Run(folder / name, **settings).run() for name, settings in RUNS.items()}
     made["model_believed"] = CarelessRun(folder / "model_believed", **UNREAD).run()
-    for name, change in AFTERWARDS.items():
-        made[name] = Path(shutil.copytree(made["passing"], folder / name))
-        change(made[name])
-    return made
+    return change_copies(made, folder, AFTERWARDS)
 
 
 if __name__ == "__main__":

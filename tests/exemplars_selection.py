@@ -10,11 +10,11 @@ line of the lab written differently; or something done to the folder afterwards.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from graded import change_copies
 from lab_cells import CellRun
 
 
@@ -106,10 +106,7 @@ NAMES = (*RUNS, *AFTERWARDS)
 def build_all(folder: Path) -> dict[str, Path]:
     """All of them; the ones that are changed afterwards start from the passing one."""
     made = {name: Run(folder / name, **settings).run() for name, settings in RUNS.items()}
-    for name, change in AFTERWARDS.items():
-        made[name] = Path(shutil.copytree(made["passing"], folder / name))
-        change(made[name])
-    return made
+    return change_copies(made, folder, AFTERWARDS)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from graded import edit, replace_text, rows
+from graded import change_copies, edit, replace_text, rows
 from lab_runs import first_run
 
 from course_lib.evidence import CHAIN, START, sha256
@@ -272,10 +272,7 @@ NAMES = ("passing", *CHANGES)
 def build_all(folder: Path) -> dict[str, Path]:
     """All of them; each changed one starts from the passing one."""
     made = {"passing": Path(shutil.copytree(first_run("03"), folder / "passing"))}
-    for name, change in CHANGES.items():
-        made[name] = Path(shutil.copytree(made["passing"], folder / name))
-        change(made[name])
-    return made
+    return change_copies(made, folder, CHANGES)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,14 @@ def replace_text(folder: Path, name: str, old: str, new: str) -> None:
     text = (folder / name).read_text("utf-8")
     assert old in text
     (folder / name).write_text(text.replace(old, new), "utf-8")
+
+
+def change_copies(made: dict[str, Path], folder: Path, changes: Mapping[str, Callable[[Path], Any]]) -> dict[str, Path]:
+    """Adds to ``made`` a copy of its passing exemplar for each change, changed."""
+    for name, change in changes.items():
+        made[name] = Path(shutil.copytree(made["passing"], folder / name))
+        change(made[name])
+    return made
 
 
 def lost(report: LabReport) -> dict[str, float]:
