@@ -7,6 +7,7 @@ the answer is the same: alike questions about two different limits are no leak.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -101,9 +102,18 @@ def same_answer(row: SftRow, case: LockedCase) -> bool:
         return False
     if row.reply == ABSTAIN or not case.answers:
         return row.reply == ABSTAIN and not case.answers
-    said = f" {normalised(without_citations(row.reply))} "
+    said = _said(row.reply)
     own = not case.documents or row.document in case.documents or any(f" {fact} " in said for fact in case.facts)
-    return own and any(f" {normalised(text)} " in said for text in case.answers if normalised(text))
+    return own and any(f" {text} " in said for text in map(_plain, case.answers) if text)
+
+
+# Every row is compared with every case, so their texts are normalised once.
+_plain = functools.lru_cache(maxsize=4096)(normalised)
+
+
+@functools.lru_cache(maxsize=4096)
+def _said(reply: str) -> str:
+    return f" {normalised(without_citations(reply))} "
 
 
 def numbers_fit(first: str, second: str) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from course_lib import leaks
 from course_lib.artifacts_dataset import DATASET, SPLITS, SftRow
-from course_lib.checks.common import Context, fail, ok, unscored, verdict
+from course_lib.checks.common import KEPT_TEXTS, SHORT, Context, fail, ok, unscored, verdict
 from course_lib.checks.data_rows import load_rows
 from course_lib.checks.plain import plain_text
 from course_lib.errors import CourseError
@@ -28,8 +29,9 @@ def check_privacy(submission: Submission, context: Context) -> list[Finding]:
     people, keys = [], []
     for name in SCANNED:
         for number, line in enumerate(_lines(submission, name), 1):
-            people += [f"{name}:{number} {found.kind}" for found in personal(line)]
-            keys += [f"{name}:{number} {found.kind}" for found in secrets(line)]
+            kinds = _kinds_short(line) if len(line) <= SHORT else _kinds(line)
+            for found, kept in zip(kinds, (people, keys), strict=True):
+                kept += [f"{name}:{number} {kind}" for kind in found]
     fix = "Remove the row, log only the kind of what was found, and mask it where a report shows it."
     return [
         verdict(rule, not found, f"The scan finds no {what} in {len(SCANNED)} files.",
@@ -38,6 +40,14 @@ def check_privacy(submission: Submission, context: Context) -> list[Finding]:
                 fix=fix)
         for rule, what, found in (("data.no_pii", "personal data", people), ("data.no_secrets", "secrets", keys))
     ]  # fmt: skip
+
+
+def _kinds(line: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Kinds of the personal data and of the secrets in a line."""
+    return tuple(found.kind for found in personal(line)), tuple(found.kind for found in secrets(line))
+
+
+_kinds_short = lru_cache(maxsize=KEPT_TEXTS)(_kinds)  # each row stands in the dataset, in its split and in the sample
 
 
 def _lines(submission: Submission, name: str) -> Iterator[str]:
