@@ -68,17 +68,18 @@ def near_fact(rng: random.Random, v: Vocabulary, fact: Fact, same: float) -> Fac
     roll = rng.random()
     kinds = [k for k in lexicon.FRAMES if k != fact.kind]
     if roll < same and fact.kind not in ("article", "definition", "scope"):
-        alike = {"definition", "article"}.union(
-            *(group for group in _ALIKE if fact.kind in group)
-        )
+        alike = {"definition", "article"}.union(*(group for group in _ALIKE if fact.kind in group))
         kinds = [k for k in kinds if k not in alike]
         other = make_fact(rng, v, rng.choice(kinds), (fact.slots["O"], fact.slots["O2"]))
     else:
         modifier, _, noun = fact.slots["O"].rpartition(" ")
         plain, second = object_name(rng, v)
         mixed = (
-            f"{modifier} {plain.split()[-1]}" if (roll := rng.random()) < 0.42 else
-            f"{plain.split()[0]} {noun}" if roll < 0.67 else plain
+            f"{modifier} {plain.split()[-1]}"
+            if (roll := rng.random()) < 0.42
+            else f"{plain.split()[0]} {noun}"
+            if roll < 0.67
+            else plain
         )
         kind = fact.kind if rng.random() < 0.7 else rng.choice(kinds)
         other = make_fact(rng, v, kind, (mixed, mixed if mixed != plain else second))
@@ -185,7 +186,7 @@ def key_item(rng: random.Random, vocabulary: Sequence[str], *, sources: int, mos
         return invented(rng) if rng.random() < 0.25 else str(rng.randint(1, 200)) if rng.random() < 0.06 else (
             rng.choice(vocabulary))  # fmt: skip
 
-    keys = list({word() for _ in range(rng.choice((1, 2, 2, 3, 3, 4)))})
+    keys = list(dict.fromkeys(word() for _ in range(rng.choice((1, 2, 2, 3, 3, 4)))))
     groups = []
     for _ in range(sources):
         group = []

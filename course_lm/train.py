@@ -18,6 +18,7 @@ from typing import Any
 from course_lib.errors import UsageError
 from course_lm.data import Item
 from course_lm.encode import KINDS, Example, collate, encode
+from course_lm.optimiser import optimisers
 
 LOSS_WEIGHTS = {"reply": 1.0, "asked": 0.6, "answers": 0.3, "chosen": 0.6, "begins": 0.2, "spread": 0.15,
                 "kind": 0.4}  # fmt: skip
@@ -29,7 +30,8 @@ FLAG_LAYER, SENTENCE_LAYER, CHOICE_LAYER = 2, 3, 4
 class Plan:
     """How one stage runs. batch_tokens: padded tokens per step; level: where the curriculum starts; minutes: of
     training at most, 0 for no limit (a run that stops by time is not repeatable to the step). precision: ``bf16``,
-    ``fp32``, or ``auto`` for what multiplies faster here: bf16 on a GPU or a CPU with matrix units, else fp32."""
+    ``fp32``, or ``auto`` for what multiplies faster here: bf16 on a GPU or a CPU with matrix units, else fp32.
+    optimiser: ``adamw``, or ``muon`` for the matrices inside the blocks and AdamW for the rest."""
 
     stage: str = "pretrain"
     steps: int = 2000
@@ -45,6 +47,7 @@ class Plan:
     pass_mark: float = 0.85
     minutes: float = 0.0
     precision: str = "auto"
+    optimiser: str = "adamw"
 
 
 def train(stage: str, out_dir: Path | str, *, device: str = "auto", start: Path | str | None = None,
@@ -62,8 +65,9 @@ def train(stage: str, out_dir: Path | str, *, device: str = "auto", start: Path 
     if stage not in ("pretrain", "sft"):
         raise UsageError(f"unknown stage {stage!r}", fix="use pretrain or sft")
     plan, out = Plan(stage=stage, **settings), Path(out_dir)
-    if plan.precision not in ("auto", "bf16", "fp32"):
-        raise UsageError(f"unknown precision {plan.precision!r}", fix="use auto, bf16 or fp32")
+    for name, known in (("precision", ("auto", "bf16", "fp32")), ("optimiser", ("adamw", "muon"))):
+        if getattr(plan, name) not in known:
+            raise UsageError(f"unknown {name} {getattr(plan, name)!r}", fix=f"use {', '.join(known)}")
     out.mkdir(parents=True, exist_ok=True)
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     run = _Run(plan, out, place, start, tokenizer, sampler or _default_sampler(real, plan.tasks), report, shape or {})
@@ -113,9 +117,7 @@ class _Run:
         if start and (Path(start) / "probes.pt").exists():
             self.probes.load_state_dict(torch.load(Path(start) / "probes.pt", weights_only=True), strict=False)
         self.parameters = [*self.model.parameters(), *self.probes.parameters()]
-        self.optimiser = torch.optim.AdamW(
-            self.parameters, lr=plan.lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True
-        )
+        self.optimisers = optimisers(self.model, self.probes, plan.optimiser, plan.lr)
         self.sampler, self.exam = sampler, lm_curriculum.exam_sampler()
         self.rng = random.Random(plan.seed)
         self.step, self.level, self.tokens, self.seconds = 0, plan.level, 0, 0.0
@@ -138,7 +140,8 @@ class _Run:
         state = torch.load(path, weights_only=False)
         self.model.load_state_dict(state["model"])
         self.probes.load_state_dict(state["probes"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
         self.rng.setstate(state["rng"])
         self.queue = state["queue"]
         self.step, self.level, self.tokens, self.seconds = state["progress"]
@@ -152,7 +155,7 @@ class _Run:
         import torch
 
         state = {"model": self.model.state_dict(), "probes": self.probes.state_dict(), "queue": self.queue,
-                 "optimiser": self.optimiser.state_dict(), "rng": self.rng.getstate(),
+                 "optimisers": [o.state_dict() for o in self.optimisers], "rng": self.rng.getstate(),
                  "half": self.half, "progress": (self.step, self.level, self.tokens, self.seconds)}  # fmt: skip
         temporary = self.out / "state.tmp"
         torch.save(state, temporary)
@@ -198,14 +201,15 @@ class _Run:
 
         began = time.perf_counter()
         data = {k: t.to(self.device) for k, t in collate(self._batch(), self.tokenizer.pad_token_id).items()}
-        for group in self.optimiser.param_groups:
+        for group in (g for o in self.optimisers for g in o.param_groups):
             group["lr"] = self._rate()
         losses = self.losses(data)
         loss = sum(LOSS_WEIGHTS[name] * value for name, value in losses.items())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        for optimiser in self.optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
         self.step += 1
         self.tokens += int(data["ids"].numel())
         self.seconds += time.perf_counter() - began

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+import re
+import subprocess
+import sys
 
 import pytest
 
@@ -30,6 +34,19 @@ def items(count: int, split: str = "train") -> list[Item]:
 
 def test_equal_seeds_make_equal_items() -> None:
     assert [i.row() for i in items(20)] == [i.row() for i in items(20)]
+
+
+def test_items_do_not_depend_on_the_order_of_sets() -> None:
+    """Python orders sets of strings anew in each process; the training data must not follow."""
+    code = (
+        "import random; from course_lm.curriculum import sampler;"
+        "draw, rng = sampler('train', tasks=0.4), random.Random(1);"
+        "print([draw(rng, 1, 'sft') for _ in range(60)])"
+    )
+    lists = [subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed},
+                            check=True, capture_output=True, text=True).stdout for seed in "12"]  # fmt: skip
+    first, second = (re.sub(r"keys=\{.*?\}", "", text) for text in lists)  # a set in each item, never listed
+    assert first == second
 
 
 def test_the_answer_stands_verbatim_in_the_cited_source() -> None:

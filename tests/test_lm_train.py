@@ -56,18 +56,21 @@ def post(endpoint, path: str, body: dict) -> dict:
         return json.loads(reply.read())
 
 
-def test_training_lowers_the_loss_and_resumes_the_same_curve(checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_training_lowers_the_loss_and_resumes_the_same_curve(checkpoint: Path, tmp_path: Path, optimiser: str) -> None:
     log = [json.loads(line) for line in (checkpoint / "log.jsonl").read_text().splitlines()]
     assert [record["step"] for record in log] == [6, 12] and log[1]["reply"] < log[0]["reply"]
     tokenizer = lm_tokenizer.load(checkpoint)
-    settings = {"device": "cpu", "tokenizer": tokenizer, "shape": TINY, "eval_every": 3, "batch_tokens": 800, "seed": 5}
+    settings = {"device": "cpu", "tokenizer": tokenizer, "shape": TINY, "eval_every": 3, "batch_tokens": 800, "seed": 5,
+                "optimiser": optimiser}  # fmt: skip
     whole = lm_train.train("pretrain", tmp_path / "whole", steps=6, **settings)
-    plan = lm_train.Plan(stage="pretrain", steps=6, eval_every=3, batch_tokens=800, seed=5)
+    plan = lm_train.Plan(stage="pretrain", steps=6, eval_every=3, batch_tokens=800, seed=5, optimiser=optimiser)
     run = lm_train._Run(plan, tmp_path / "cut",
                         "cpu", None, tokenizer, lm_train._default_sampler(None), None, TINY)  # fmt: skip
     run.out.mkdir()
     for _ in range(3):
         run.advance()
+    assert len(run.optimisers) == (2 if optimiser == "muon" else 1)
     resumed = lm_train.train("pretrain", tmp_path / "cut", steps=6, **settings)
     last = [json.loads((folder / "log.jsonl").read_text().splitlines()[-1]) for folder in (whole, resumed)]
     assert {k: v for k, v in last[0].items() if k != "seconds"} == {k: v for k, v in last[1].items() if k != "seconds"}
@@ -76,6 +79,8 @@ def test_training_lowers_the_loss_and_resumes_the_same_curve(checkpoint: Path, t
 def test_unknown_stage_and_unknown_kind_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown stage"):
         lm_train.train("magic", tmp_path)
+    with pytest.raises(UsageError, match="unknown optimiser 'sgd'"):
+        lm_train.train("sft", tmp_path, optimiser="sgd")
     with pytest.raises(ModelError, match="unknown quantisation"):
         lm_export.write_gguf(checkpoint, tmp_path / "x.gguf", kind="q1")
 
