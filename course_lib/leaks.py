@@ -3,6 +3,10 @@
 A row can carry a test case in three ways: its words, its words in other dress, or other words for the same question
 with the same answer. The first two need no model. The third compares questions by a sentence embedding, and only where
 the answer is the same: alike questions about two different limits are no leak.
+
+All abstentions have one answer, so there it tells nothing. Two other things stand in for it: the sources, where the
+case brings its own, and how much more alike two questions are than each is to the open questions of the corpus. In one
+field every question is alike: "How long does Meridian Pay keep ..." is near a hundred others and no paraphrase of any.
 """
 
 from __future__ import annotations
@@ -16,15 +20,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from course_lib.artifacts_dataset import SftRow
+from course_lib.chunking import split_sentences
 from course_lib.citations import without_citations
 from course_lib.corpus import Corpus, load_questions
-from course_lib.datasets import asked, digest, leakage, normalised, own_text, sentences_of
+from course_lib.datasets import (
+    asked,
+    digest,
+    leakage,
+    normalised,
+    own_text,
+    sentences_of,
+    sources_of,
+    without_title,
+)
 from course_lib.prompts import ABSTAIN, REFUSE
+from course_lib.question_templates import question_for
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from course_lib.embeddings import Embedder
 
 SETS = ("locked", "corpus", "tasks")
+NEIGHBOURS = 3  # open questions that tell how crowded it is around a question
+MARGIN = 0.22  # cosine above that crowd from which two questions without sources and answers are one (test_leaks.py)
 _NUMBER = re.compile(r"\d+[a-z]?(?:\(\w+\))*")
 RESERVED = ("data", "evals", "reserved", "reserved.json")
 
@@ -41,6 +60,7 @@ class LockedCase:
     answers: tuple[str, ...]
     documents: tuple[str, ...] = ()
     facts: frozenset[str] = frozenset()
+    sources: frozenset[str] = frozenset()
 
 
 class Pair(NamedTuple):
@@ -67,9 +87,10 @@ def model_cases() -> list[LockedCase]:
     for name in SETS:
         for line in read_text(model_folder() / "evals" / f"{name}.jsonl").splitlines():
             row = json.loads(line)
-            answers = () if row["reply"] == ABSTAIN else (without_citations(row["reply"]),)
-            text = without_citations(audit_text(row))
-            cases.append(LockedCase(row["id"], text, row.get("question", ""), answers))
+            silent = row["reply"] == ABSTAIN
+            answers = () if silent else (without_citations(row["reply"]),)
+            text, shown = without_citations(audit_text(row)), _shown(row.get("sources", ()) if silent else ())
+            cases.append(LockedCase(row["id"], text, row.get("question", ""), answers, sources=shown))
     return cases
 
 
@@ -122,21 +143,57 @@ def numbers_fit(first: str, second: str) -> bool:
     return not (found[0] and found[1]) or bool(found[0] & found[1])
 
 
+def open_questions(corpus: Corpus) -> list[str]:
+    """Questions that templates make of the sentences on which no locked case rests."""
+    reserved = load_reserved()
+    found = {q for d in corpus.documents for s in sentences_of(d)
+             if digest(s) not in reserved["facts"] and (q := question_for(s))}  # fmt: skip
+    return sorted(q for q in found if digest(q) not in reserved["asked"])
+
+
+def _shown(sources: Iterable[str]) -> frozenset[str]:
+    """The sentences of some sources, normalised, without the titles before them."""
+    return frozenset(normalised(s) for source in sources for s in split_sentences(without_title(source)))
+
+
+def crowding(texts: Sequence[str], vectors: np.ndarray, crowd: Sequence[str], crowd_vectors: np.ndarray) -> np.ndarray:
+    """Mean cosine of each text to the three of ``crowd`` that are most like it, itself left out; shape (texts,)."""
+    import numpy as np
+
+    alike, place = vectors @ crowd_vectors.T, {normalised(text): number for number, text in enumerate(crowd)}
+    for number, text in enumerate(texts):
+        if (own := place.get(normalised(text))) is not None:
+            alike[number, own] = -1.0
+    return np.sort(alike, axis=1)[:, -NEIGHBOURS:].mean(axis=1)
+
+
 def paraphrases(
-    rows: Sequence[SftRow], cases: Sequence[LockedCase], embedder: Embedder, least: float, least_abstain: float
-) -> list[Pair]:
-    """Rows with the answer of a case whose question is alike: cosine at least ``least``, or ``least_abstain`` where the
-    right answer is to abstain, which says less. Most alike first. Raises what the embedder raises."""
+    rows: Sequence[SftRow], cases: Sequence[LockedCase], embedder: Embedder, least: float, least_abstain: float,
+    crowd: Sequence[str],
+) -> list[Pair]:  # fmt: skip
+    """Rows with the answer of a case whose question is alike: cosine at least ``least``. Most alike first.
+
+    Where the right answer is to abstain, ``least`` is enough when the row shows half of the case's sources. Other
+    questions must be very alike, ``least_abstain``, or, to a case that brings no sources, more alike by ``MARGIN`` than
+    both are to the ``crowd`` (``open_questions``): the cosine minus the mean of both ``crowding`` values, after
+    cross-domain similarity local scaling (Conneau et al., 2018). Raises what the embedder raises.
+    """
     pairs = [(row, case) for row in rows for case in cases
              if same_answer(row, case) and numbers_fit(asked(row), case.question)]  # fmt: skip
     if not pairs:
         return []
     texts = sorted({text for row, case in pairs for text in (asked(row), case.question)})
-    vectors = dict(zip(texts, embedder.encode(texts, persist=False), strict=True))
-    found = []
+    vectors = embedder.encode(texts, persist=False)
+    around = crowding(texts, vectors, crowd, embedder.encode(crowd))
+    shown = {row.prompt: _shown(sources_of(row.prompt)) for row, case in pairs if case.sources}
+    place, found = {text: number for number, text in enumerate(texts)}, []
     for row, case in pairs:
-        alike = round(float(vectors[asked(row)] @ vectors[case.question]), 4)
-        if alike >= (least if case.answers else least_abstain):
+        mine, its = place[asked(row)], place[case.question]
+        alike = round(float(vectors[mine] @ vectors[its]), 4)
+        same = case.answers or (case.sources and 2 * len(case.sources & shown[row.prompt]) >= len(case.sources))
+        bar = least if same else least_abstain
+        apart = not case.answers and not case.sources and alike - (around[mine] + around[its]) / 2 >= MARGIN
+        if alike >= bar or apart:
             found.append(Pair("paraphrase" if case.answers else "unanswerable", row.id, case.id, alike))
     return sorted(found, key=lambda pair: (-pair.similarity, pair.row, pair.case))
 

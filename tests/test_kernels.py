@@ -18,6 +18,7 @@ import pytest
 from jupyter_client import KernelManager
 from typer.testing import CliRunner
 
+from course_grader import kernels
 from course_grader.kernels import KERNELSPECS, ForkServer, install_kernelspecs
 from course_grader.reexecute import WarmSandboxedExecutor
 from course_grader.sandbox import available
@@ -86,6 +87,22 @@ def test_kernels_of_one_server_share_nothing(executor: WarmSandboxedExecutor, tm
     shown = [text(executor.run(source, {}, LIMITS, tmp_path / name).check().path) for name in ("one", "two")]
     assert all(line.endswith("False\n") for line in shown)
     assert shown[0] != shown[1], "the random state that a fork copies must be replaced"
+
+
+@pytest.mark.parametrize("sandboxed", [False, pytest.param(True, marks=needs_sandbox)], ids=["plain", "sandboxed"])
+def test_a_kernel_looks_for_a_temporary_folder_of_its_own(
+    sandboxed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server knows one already, as after an import that wrote a temporary file; a kernel must not go by that."""
+    (tmp_path / "finds_out.py").write_text("import tempfile\nwhere = tempfile.gettempdir()")
+    ours = kernels.environment
+    monkeypatch.setattr(kernels, "environment", lambda *given: {**ours(*given), "PYTHONPATH": str(tmp_path)})
+    source = notebook(tmp_path / "n.ipynb", "import os, sys, tempfile\nmade = os.path.dirname(tempfile.mkdtemp())\n"
+                      "known = sys.modules['finds_out'].where\n"
+                      "print(made == os.environ.get('TMPDIR', '/tmp'), made == known)")  # fmt: skip
+    with ForkServer((*LIGHT, "finds_out")) as running:
+        executor = WarmSandboxedExecutor(sandboxed=sandboxed, unsafe=not sandboxed, server=running)
+        assert text(executor.run(source, {}, LIMITS, tmp_path / "out").check().path) == "True False\n"
 
 
 @needs_sandbox

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +18,7 @@ from course_lib.datasets import digest, make_row, no_right, sentences_of
 from course_lib.embeddings import default_embedder
 from course_lib.grade import rubric_of
 from course_lib.measure import wilson
+from course_lib.prompts import ABSTAIN
 from course_lib.question_templates import question_for
 
 FOLDER = repo_root() / "data" / "evals" / "reserved"
@@ -63,19 +65,88 @@ def test_the_threshold_of_paraphrases_has_these_rates() -> None:
     assert [round(v, 2) for v in wilson(false, 40)] == [0.2, 0.48]
 
 
-def test_the_threshold_of_abstentions_is_careful_and_finds_little() -> None:
-    """Where both abstain, only the questions can tell. Against 164 honest questions of the corpus none is flagged."""
-    hits = sum(value >= LEAST_ABSTAIN for value in similarities()["paraphrase"])
-    assert hits == 8
+@lru_cache(maxsize=1)
+def abstentions() -> tuple[list[tuple[str, str, list[str]]], list[leaks.LockedCase], list[str]]:
+    """Honest questions with their document and its other sentences, the cases without an answer, and the crowd."""
     corpus, reserved = load_corpus(), leaks.load_reserved()
     hostile = {probe.doc for probe in load_hostile()}
     allowed = [d for d in corpus.documents if not no_right(d, "meridian", corpus.as_of, hostile)]
-    honest = {q for d in allowed for s in sentences_of(d) if (q := question_for(s)) and digest(s) not in
-              reserved["facts"] and digest(q) not in reserved["asked"]}  # fmt: skip
-    rows = [row(q, "The sources do not say.", f"r{n}", "abstain") for n, q in enumerate(sorted(honest))]
-    cases = [case for case in leaks.locked_cases(corpus) if not case.answers]
-    assert len(rows) > 150 and len(cases) > 200
-    assert leaks.paraphrases(rows, cases, default_embedder(), LEAST, LEAST_ABSTAIN) == []
+    honest = {
+        q: (d.key, [o for o in sentences_of(d) if o != s])
+        for d in allowed
+        for s in sentences_of(d)
+        if (q := question_for(s)) and digest(s) not in reserved["facts"] and digest(q) not in reserved["asked"]
+    }
+    cases = [case for case in leaks.locked_cases(corpus) if not case.answers and case.question]
+    return [(q, key, others) for q, (key, others) in sorted(honest.items())], cases, leaks.open_questions(corpus)
+
+
+def silent(question: str, sources: list[str], name: str) -> SftRow:
+    return SftRow.model_validate(make_row(name, "abstain", question, sources, ABSTAIN, "a@1", "hand"))
+
+
+def found_of_40(cases: list[leaks.LockedCase], sources: list[str]) -> int:
+    """How many of the 40 paraphrases are found as cases without an answer, above these sources."""
+    pairs = [json.loads(line) for line in (FOLDER / "paraphrase_pairs.jsonl").read_text("utf-8").splitlines()]
+    rows = [silent(pair["paraphrase"], sources, pair["id"]) for pair in pairs]
+    crowd = abstentions()[2]
+    found = leaks.paraphrases(rows, cases, default_embedder(), LEAST, LEAST_ABSTAIN, crowd)
+    return len({pair.row for pair in found if pair.row == pair.case})
+
+
+def as_cases(sources: frozenset[str] = frozenset()) -> list[leaks.LockedCase]:
+    pairs = [json.loads(line) for line in (FOLDER / "paraphrase_pairs.jsonl").read_text("utf-8").splitlines()]
+    return [leaks.LockedCase(p["id"], p["question"], p["question"], (), sources=sources) for p in pairs]
+
+
+def test_an_abstention_is_found_by_its_sources_or_by_standing_out() -> None:
+    """Where both abstain the answer tells nothing. With the case's own sources the questions need no more to be alike
+    than for an answer. Without sources they have to stand out from the open questions. With others: the old bar."""
+    own = ["Logs stay nine months.", "Tapes stay a year."]
+    shown = frozenset({"logs stay nine months", "tapes stay a year"})
+    found = {
+        "its sources": found_of_40(as_cases(shown), own),
+        "no sources": found_of_40(as_cases(), own),
+        "other sources": found_of_40(as_cases(shown), ["The desk opens at nine.", "It closes at five."]),
+    }
+    assert found == {"its sources": 34, "no sources": 18, "other sources": 8}
+    assert [round(v, 2) for v in wilson(18, 40)] == [0.31, 0.6]
+
+
+def test_honest_abstentions_are_not_flagged() -> None:
+    """164 questions of the corpus, each twice above three other sentences of its document, as the lab makes them."""
+    honest, cases, crowd = abstentions()
+    rng = random.Random(0)
+    rows = [
+        silent(q, rng.sample(others, 3), f"r{n}-{i}")
+        for n, (q, _, others) in enumerate(honest)
+        if len(others) > 2
+        for i in range(2)
+    ]
+    assert len(rows) > 300 and len(cases) > 200 and sum(not case.sources for case in cases) == 30
+    assert leaks.paraphrases(rows, cases, default_embedder(), LEAST, LEAST_ABSTAIN, crowd) == []
+
+
+def test_questions_that_people_wrote_are_rarely_flagged() -> None:
+    """Every eighth of 4016 questions on open sentences, above other sources. Of all of them 6 are taken for a case."""
+    from course_lm.real import written_questions
+
+    (_, cases, crowd), corpus, reserved = abstentions(), load_corpus(), leaks.load_reserved()
+    hostile = {probe.doc for probe in load_hostile()}
+    allowed = [d for d in corpus.documents if not no_right(d, "meridian", corpus.as_of, hostile)]
+    said = [s for d in allowed for s in sentences_of(d) if digest(s) not in reserved["facts"]]
+    asked = sorted(
+        {
+            q
+            for part, questions in written_questions().items()
+            if any(part in s for s in said)
+            for q in questions
+            if digest(q) not in reserved["asked"]
+        }
+    )[::8]
+    rows = [silent(q, ["The desk opens at nine."], f"r{n}") for n, q in enumerate(asked)]
+    found = leaks.paraphrases(rows, cases, default_embedder(), LEAST, LEAST_ABSTAIN, crowd)
+    assert len(rows) > 500 and len({pair.row for pair in found}) <= 2, found
 
 
 CASE = leaks.LockedCase("case-1", "How long are logs kept?", "How long are logs kept?", ("nine months",))
@@ -115,7 +186,7 @@ class Alike:
     ("Until when under Art. 5?", "[1] They stay nine months.", "answer", True),
 ])  # fmt: skip
 def test_only_the_same_answer_makes_a_paraphrase(question: str, reply: str, task: str, found: bool) -> None:
-    pairs = leaks.paraphrases([row(question, reply, task=task)], [CASE], Alike(), 0.5, 0.8)  # type: ignore[arg-type]
+    pairs = leaks.paraphrases([row(question, reply, task=task)], [CASE], Alike(), 0.5, 0.8, ["Who?"] * 3)  # type: ignore[arg-type]
     assert bool(pairs) is found
 
 

@@ -97,7 +97,8 @@ def _reworded(
     least = [context.threshold(rule) for rule in RULES[1:]]
     try:
         context.embedder.encode(["Is it there?"], persist=False)  # else nothing to compare would look like a pass
-        found = leaks.paraphrases(rows, cases, context.embedder, *least)
+        crowd = context.once("open questions", lambda: leaks.open_questions(context.corpus))
+        found = leaks.paraphrases(rows, cases, context.embedder, *least, crowd)
         found = [pair for pair in found if (pair.row, pair.case) not in named]
     except Exception as error:  # no weights, no library, no memory: whatever it is, nothing was compared
         what = f"Could not score: the embedding model is not at hand ({type(error).__name__}), so no paraphrase was " \
