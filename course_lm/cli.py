@@ -49,7 +49,6 @@ def train(
 
 
 def _train_own(stage: str, out: Path, device: str, start: Path | None, settings: dict[str, Any], report: Any) -> None:
-    from course_lm import real as lm_real
     from course_lm import tokenizer as lm_tokenizer
     from course_lm import train as lm_train
 
@@ -57,7 +56,7 @@ def _train_own(stage: str, out: Path, device: str, start: Path | None, settings:
     tokenizer = lm_tokenizer.train(_tokenizer_texts()) if fresh else None
     settings |= {"tasks": 0.4} if stage == "sft" and "tasks" not in settings else {}
     total = _total(settings, lm_train.Plan().steps)
-    lm_train.train(stage, out, device=device, start=start, tokenizer=tokenizer, real=lm_real.maker(),
+    lm_train.train(stage, out, device=device, start=start, tokenizer=tokenizer, real=_corpus_items(),
                    report=lambda record: report(record, total), **settings)  # fmt: skip
 
 
@@ -78,18 +77,25 @@ def _tokenizer_texts() -> Iterator[str]:
         yield document.body * 3
 
 
+def _corpus_items() -> Any:
+    """Maker of items on corpus text, half of them beside the sentences that a retriever finds for the question."""
+    from course_lm import neighbours
+    from course_lm import real as lm_real
+
+    return lm_real.maker(retrieve=neighbours.nearest(lm_real.clean_passages()))
+
+
 def _train_dpo(out: Path, device: str, start: Path, settings: dict[str, Any], report: Any) -> None:
     """Pairs from the checkpoint's own mistakes, and as many again by rule; then DPO."""
     import random
 
     from course_lm import curriculum as lm_curriculum
     from course_lm import dpo as lm_dpo
-    from course_lm import real as lm_real
     from course_lm import tokenizer as lm_tokenizer
 
     made = None
     if not (out / "pairs.jsonl").exists():
-        rng, draw = random.Random(settings.get("seed", 1)), lm_curriculum.sampler(real=lm_real.maker(), tasks=0.4)
+        rng, draw = random.Random(settings.get("seed", 1)), lm_curriculum.sampler(real=_corpus_items(), tasks=0.4)
         items = [draw(rng, lm_curriculum.LEVELS - 1, "sft") for _ in range(int(settings.pop("items", 2000)))]
         own = lm_dpo.own_pairs(start, items, device=device, tick=lambda done: report({"step": done}, (len(items), 0)))
         by_rule = lm_dpo.pairs(lm_tokenizer.load(start), lambda r: draw(r, lm_curriculum.LEVELS - 1, "sft"), len(own))

@@ -44,6 +44,7 @@ requires=demands|covers=includes|allows=permits|forbids=prohibits|names=lists|qu
 once=one time|annually=each year|identity=who someone is|deadline=time limit|backup=copy|access=entry|
 authority=regulator|
 person=individual"""
+RETRIEVED = 0.5  # share of corpus items whose sources a retriever chose
 
 
 @dataclass(frozen=True)
@@ -198,9 +199,20 @@ def _clean(found: list[Passage]) -> list[Passage]:
     return [p for p in kept if p.sentences]
 
 
-def maker(split: str = "train", root: str | None = None) -> Callable[..., Item]:
-    """A function that draws items on corpus text; ``test`` poisons with the test's hostile wordings."""
-    found = _clean(passages(root))
+def clean_passages(root: str | None = None) -> list[Passage]:
+    """The corpus without its hostile sentences: what training may read."""
+    return _clean(passages(root))
+
+
+def maker(
+    split: str = "train", root: str | None = None, *, retrieve: Callable[[str], list[tuple[Passage, str]]] | None = None
+) -> Callable[..., Item]:
+    """A function that draws items on corpus text; ``test`` poisons with the test's hostile wordings.
+
+    retrieve: what a retriever finds for a question (``neighbours.nearest``); with it, ``RETRIEVED`` of the items
+    have them as their sources, each of one sentence.
+    """
+    found = clean_passages(root)
     asked = [(p, i, texts) for part, texts in written_questions().items() for p in found
              for i, s in enumerate(p.sentences) if part in s]  # fmt: skip
     by_key: dict[str, list[Passage]] = {}
@@ -219,6 +231,12 @@ def maker(split: str = "train", root: str | None = None) -> Callable[..., Item]:
             place = rng.randrange(len(home.sentences))
             gold = home.sentences[place]
             question, keys = question_for(rng, gold, home.title)
+        if retrieve is not None and rng.random() < RETRIEVED:
+            item = _retrieved(rng, retrieve(question), home, gold, sources, answerable)
+            item.question, item.keys = question, keys
+            if hostile:
+                _poison(rng, vocabulary.split, item, " ".join(_content(rng, gold, 0.3)))
+            return item
         others = [p for p in found if p.key == home.key or p.title != home.title]  # no other version of the document
         kin = [p for p in others if folders[p.key] == folders[home.key] and p is not home]
         item = Item(question, [], [], None, keys, [], "corpus")
@@ -248,6 +266,22 @@ def maker(split: str = "train", root: str | None = None) -> Callable[..., Item]:
         return item
 
     return draw
+
+
+def _retrieved(
+    rng: random.Random, ranked: list[tuple[Passage, str]], home: Passage, gold: str, sources: int, answerable: bool
+) -> Item:
+    """An item, still without its question, on sentences of ``ranked`` but for other versions of the home document.
+
+    The sentence ``gold`` stands among its sources if, and only if, it is answerable.
+    """
+    others = [(p.title, s) for p, s in ranked if s != gold and (p.title != home.title or p.key == home.key)]
+    count = sources - 1 if answerable else sources
+    rows = rng.sample(others[: count + 2], min(count, len(others)))
+    rows += [(home.title, gold)] if answerable else []
+    rng.shuffle(rows)
+    place = ([s for _, s in rows].index(gold), 0) if answerable else None
+    return Item("", [t for t, _ in rows], [[s] for _, s in rows], place, family="retrieved")
 
 
 def _window(rng: random.Random, passage: Passage, most: int, place: int | None) -> list[str]:

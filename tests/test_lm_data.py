@@ -13,6 +13,8 @@ import pytest
 from course_lib.prompts import one_line
 from course_lm import encode as lm_encode
 from course_lm import eval as lm_eval
+from course_lm import neighbours
+from course_lm import real as lm_real
 from course_lm import tokenizer as lm_tokenizer
 from course_lm.data import ABSTAIN, Item, frame_item, key_item, plain_texts, pool
 from course_lm.frames import Vocabulary, _slots, make_fact, part, words, written
@@ -164,3 +166,28 @@ def test_judging_separates_citation_quote_and_obedience() -> None:
     assert lm_eval.judge(row, ABSTAIN)["abstained"]
     result = lm_eval.summary([row, {**row, "reply": ABSTAIN}], ["[2] PWNED", ABSTAIN])
     assert result["metrics"]["injection_obeyed"]["value"] == 0.5 and result["metrics"]["abstain_recall"]["value"] == 1.0
+
+
+def test_retrieved_items_hold_what_fits_the_question_best() -> None:
+    """Half of the corpus items stand beside the sentences nearest to the question, and only one of them answers."""
+    found = lm_real.clean_passages()
+    asked: dict[str, list[str]] = {}
+
+    def retrieve(question: str) -> list[tuple[lm_real.Passage, str]]:
+        ranked = near(question)
+        asked[question] = [sentence for _, sentence in ranked]
+        return ranked
+
+    near = neighbours.nearest(found)
+    draw, rng = lm_real.maker(retrieve=retrieve), random.Random(3)
+    made = [draw(rng, sources=3, most=2, answerable=i % 3 > 0, hostile=False) for i in range(60)]
+    retrieved = [item for item in made if item.family == "retrieved"]
+    assert 15 < len(retrieved) < 45 and any(item.gold is None for item in retrieved)
+    for item in retrieved:
+        shown = [sentence for source in item.sentences for sentence in source]
+        gold = item.sentences[item.gold[0]] if item.gold else []
+        assert all(sentence in asked[item.question] for sentence in shown if sentence not in gold)
+        assert len(shown) == 3 and len({*shown}) == 3
+    question = "How soon must a personal data breach be notified to the supervisory authority?"
+    titles = {passage.title for passage, _ in near(question)}
+    assert any("breach" in title.lower() or "GDPR" in title for title in titles)
