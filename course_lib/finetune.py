@@ -129,16 +129,6 @@ def environment(seed: int) -> dict[str, Any]:
             "versions": {name: version(name) for name in PACKAGES}}  # fmt: skip
 
 
-def scratch() -> tempfile.TemporaryDirectory[str]:
-    """A folder for checkpoints that nobody hands in; ``cleanup()`` removes it.
-
-    A kernel that was forked into a sandbox may remember its parent's temporary folder, which is not there: look again.
-    """
-    if not os.path.isdir(tempfile.gettempdir()):
-        tempfile.tempdir = None
-    return tempfile.TemporaryDirectory(prefix="lab-03-")
-
-
 def serve(gguf: Path | str, name: str) -> anthropic.Anthropic:
     """A client of the embedded server that serves this file under ``name``. Raises ModelError when it cannot start."""
     from course_lib.models import connect
@@ -165,10 +155,10 @@ def save_adapter(model: Any, folder: Path | str, base: str) -> None:
         (folder / weights).write_bytes(Path(made, weights).read_bytes())
 
 
-def quantised_base(model: str, *, rank: int, targets: Sequence[str], seed: int, max_length: int = 1024) -> Any:
-    """The model of a hub id or folder in 4 bits with a fresh LoRA, by unsloth: QLoRA, for an NVIDIA GPU.
+def quantised_base(model: Path | str, *, rank: int, targets: Sequence[str], seed: int, max_length: int = 1024) -> Any:
+    """A checkpoint (folder or hub id) in 4 bits with a fresh LoRA of alpha 2 x rank, by unsloth: QLoRA for NVIDIA GPUs.
 
-    Raises ModelError that says what is missing. Not covered by the course's tests, which run without a GPU.
+    Raises ModelError that says what is missing. Not yet run on a GPU: the tests put a stand-in in unsloth's place.
     """
     import torch
 
@@ -180,7 +170,7 @@ def quantised_base(model: str, *, rank: int, targets: Sequence[str], seed: int, 
     except ImportError as error:
         raise ModelError("tier gpu needs unsloth, which is not installed", where="tier=gpu",
                          fix="pip install 'llm-course[gpu]'") from error
-    plain, _ = FastLanguageModel.from_pretrained(model, max_seq_length=max_length, load_in_4bit=True)
+    plain, _ = FastLanguageModel.from_pretrained(str(model), max_seq_length=max_length, load_in_4bit=True)
     return FastLanguageModel.get_peft_model(plain, r=rank, lora_alpha=2 * rank, target_modules=list(targets),
                                             lora_dropout=0.0, bias="none", random_state=seed)  # fmt: skip
 

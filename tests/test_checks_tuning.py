@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,8 +22,9 @@ from course_grader.reexecute import rerun
 from course_grader.sandbox import available
 from course_grader.warm_executor import WarmSandboxedExecutor
 from course_lib import finetune
+from course_lib import notebooks as nbs
 from course_lib.artifacts_tuning import AdapterConfig, GateThresholds
-from course_lib.catalog import artifacts
+from course_lib.catalog import artifacts, find
 from course_lib.checks import checkers, rules, tune_adapter
 from course_lib.checks import tuning as sums
 from course_lib.checksums import verify_checksums
@@ -371,16 +372,92 @@ def test_the_pool_holds_no_case_and_the_small_set_holds_three_rows_to_find() -> 
     assert len(cases & set(own)) == 2 and len(own) - len(set(own)) == 1
 
 
-def test_the_graphics_tier_says_what_is_missing() -> None:
+def test_a_tier_is_known_and_the_one_for_gpus_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     assert finetune.check_tier("gpu") == "gpu"
     with pytest.raises(UsageError):
         finetune.check_tier("tpu")
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
-    with pytest.raises(ModelError, match="GPU"):
-        finetune.quantised_base("x", rank=4, targets=["q_proj"], seed=1)
+    monkeypatch.setitem(sys.modules, "unsloth", None)
+    for gpu, missing in ((False, "NVIDIA GPU"), (True, "unsloth, which is not installed")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
+        with pytest.raises(ModelError, match=missing):
+            finetune.quantised_base("x", rank=4, targets=["q_proj"], seed=1)
+
+
+class StandIn:
+    """unsloth's FastLanguageModel where there is no GPU: records its arguments, and makes the same model unrounded."""
+
+    def __init__(self) -> None:
+        self.loaded: dict[str, Any] = {}
+        self.adapter: dict[str, Any] = {}
+
+    def from_pretrained(self, name: str, **settings: Any) -> tuple[Any, None]:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        self.loaded = {"name": name, **settings}
+        return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32), None
+
+    def get_peft_model(self, plain: Any, **settings: Any) -> Any:
+        from peft import LoraConfig, get_peft_model
+
+        self.adapter = settings
+        known = {name: value for name, value in settings.items() if name != "random_state"}
+        return get_peft_model(plain, LoraConfig(**known, task_type="CAUSAL_LM"))
+
+
+def cells_of_the_lab(out: Path, tier: str, *, until: str) -> dict[str, Any]:
+    """Names after the lab's own cells up to the one that begins with ``until``: few cases, 8 rows, 5 steps."""
+    out.mkdir()
+    few = {"tier": tier, "out_dir": str(out), "row_count": 8, "steps": 5, "batch": 2, "rank": 2,
+           "threads": 1}  # fmt: skip
+    names: dict[str, Any] = {}
+    for _, cell in nbs.code_cells(nbs.read(find("03").labs[0])):
+        if cell.source.startswith("merged") or any(tag.startswith(("try-", "check-")) for tag in nbs.tags(cell)):
+            continue
+        exec(cell.source, names)
+        if "parameters" in nbs.tags(cell):
+            names |= few
+        if cell.source.startswith("machine"):
+            names["cases"] = {name: group[:2] for name, group in names["cases"].items()}
+            names["asked"] = [case for group in names["cases"].values() for case in group]
+        if cell.source.startswith(until):
+            return names
+    raise AssertionError(f"no cell of the lab begins with {until}")
+
+
+def test_the_tier_for_gpus_trains_the_same_rows_by_qlora_and_is_judged_like_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from course_lib.models import model_folder
+
+    unsloth, cpu = StandIn(), cells_of_the_lab(tmp_path / "cpu", "cpu", until="trl_cpu")
+    assert not unsloth.loaded
+    monkeypatch.setitem(sys.modules, "unsloth", SimpleNamespace(FastLanguageModel=unsloth))
+    plain = finetune.quantised_base
+
+    def with_a_gpu(*given: Any, **named: Any) -> Any:
+        with monkeypatch.context() as here:
+            here.setattr(torch.cuda, "is_available", lambda: True)
+            return plain(*given, **named)
+
+    monkeypatch.setattr(finetune, "quantised_base", with_a_gpu)
+    gpu = cells_of_the_lab(tmp_path / "gpu", "gpu", until="worn")
+    assert unsloth.loaded["name"] == str(model_folder() / "base") and unsloth.loaded["load_in_4bit"] is True
+    assert (unsloth.adapter["r"], unsloth.adapter["lora_alpha"], unsloth.adapter["random_state"]) == (2, 4, gpu["seed"])
+    assert unsloth.adapter["target_modules"] == gpu["modules"] == cpu["modules"]
+    plan = json.loads((tmp_path / "gpu" / PLAN).read_text())
+    assert (plan["tier"], plan["training"]["precision"]) == ("gpu", "nf4")
+    trained = [scope["trainer"].train_dataset["input_ids"] for scope in (cpu, gpu)]
+    assert list(trained[0]) == list(trained[1]) and len(trained[0]) == 8
+    assert (tmp_path / "cpu" / DATA).read_bytes() == (tmp_path / "gpu" / DATA).read_bytes()
+    saved = json.loads((tmp_path / "gpu" / exemplars.CONFIG).read_text())
+    assert (saved["r"], saved["base_model_name_or_path"]) == (2, "course-lm-base")
+    assert set(gpu["found"]) == {"locked", "general", "refusal"} and gpu["equal"] == len(gpu["asked"]) == 6
+    assert [row["id"] for row in rows(tmp_path / "gpu", TUNED)] == [row["id"] for row in rows(tmp_path / "cpu", BASE)]
 
 
 def test_rows_of_lab_02_are_read_from_its_folder(tmp_path: Path) -> None:
@@ -393,13 +470,6 @@ def test_a_prompt_is_the_template_or_the_plain_text() -> None:
     stub = SimpleNamespace(apply_chat_template=lambda messages, **_: f"<{len(messages)}>")
     assert finetune.prompt_text(stub, {"messages": [1, 2]}) == "<2>"
     assert finetune.prompt_text(stub, {"text": "plain"}) == "plain"
-
-
-def test_scratch_looks_again_where_a_folder_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "of-another-process"))
-    found = finetune.scratch()
-    assert Path(found.name).is_dir() and "of-another-process" not in found.name
-    found.cleanup()
 
 
 @pytest.mark.slow
