@@ -27,6 +27,20 @@ for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "ANTHROPIC_AUTH_TOKEN"):
 os.environ.update(HF_HUB_OFFLINE="1", ANONYMIZED_TELEMETRY="False", TOKENIZERS_PARALLELISM="false")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need a run of a lab come last: the others pass their time while it is made."""
+    items.sort(key=lambda item: item.get_closest_marker("labs") is not None)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """The runs of labs that the selected tests need begin now (``lab_runs``)."""
+    marks = [mark for item in session.items for mark in item.iter_markers("labs")]
+    if marks and not session.config.option.collectonly:
+        from lab_runs import run_ahead
+
+        run_ahead(name for mark in marks for name in mark.args)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Headless Chromium through Playwright; the test is skipped where there is none."""

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from lab_runs import first_run, run_lab
+from lab_runs import first_run, lab_run
 
 from course_lib import catalog
 from course_lib.grade import grade_submission
@@ -40,27 +40,31 @@ def _without(value: object) -> object:
     return [_without(inner) for inner in value] if isinstance(value, list) else value
 
 
-@pytest.fixture(scope="module", params=LABS)
-def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Path]:
-    """A lab's code, and two runs of it with one seed."""
-    return request.param, first_run(request.param), run_lab(request.param, tmp_path_factory.mktemp("second"))
+def every_lab(*which: str) -> pytest.MarkDecorator:
+    """A test of each lab, with these of its runs."""
+    return pytest.mark.parametrize("code", [
+        pytest.param(code, marks=pytest.mark.labs(*(f"{code} {run}" for run in which))) for code in LABS])  # fmt: skip
 
 
-def test_two_runs_with_one_seed_are_equal_times_aside(runs: tuple[str, Path, Path]) -> None:
-    code, *folders = runs
+@every_lab("first", "second")
+def test_two_runs_with_one_seed_are_equal_times_aside(code: str) -> None:
     read = timeless if code in MEASURES_TIME else Path.read_bytes
     first, second = ({p.relative_to(folder).as_posix(): read(p) for p in folder.rglob("*")
-                      if p.is_file() and p.name not in TIMED} for folder in folders)  # fmt: skip
+                      if p.is_file() and p.name not in TIMED}
+                     for folder in (first_run(code), lab_run(f"{code} second")))  # fmt: skip
+    assert first_run(code) != lab_run(f"{code} second")
     assert set(catalog.artifacts(code)) - TIMED == set(first) == set(second)
     assert [name for name in first if first[name] != second[name]] == []
 
 
-def test_the_lab_passes_its_own_rubric(runs: tuple[str, Path, Path]) -> None:
-    report = grade_submission(runs[1], runs[0])
+@every_lab("first")
+def test_the_lab_passes_its_own_rubric(code: str) -> None:
+    report = grade_submission(first_run(code), code)
     assert [f.rule for f in report.findings if not f.ok] == []
     assert all(gate.passed for gate in report.gates)
     assert report.points + report.pending == report.maximum
 
 
-def test_the_same_submission_gives_the_same_report(runs: tuple[str, Path, Path]) -> None:
-    assert grade_submission(runs[1], runs[0]).to_json() == grade_submission(runs[1], runs[0]).to_json()
+@every_lab("first")
+def test_the_same_submission_gives_the_same_report(code: str) -> None:
+    assert grade_submission(first_run(code), code).to_json() == grade_submission(first_run(code), code).to_json()

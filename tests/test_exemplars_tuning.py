@@ -10,6 +10,8 @@ from graded import NO_GATE, Expected, assert_loses
 
 from course_lib.grade import grade_submission, rubric_of
 
+pytestmark = pytest.mark.labs("03 first")
+
 # name -> (points lost by criterion, gates not passed with their outcome, points that could not be scored)
 EXPECTED: dict[str, Expected] = {
     "passing": ({}, NO_GATE, 0),

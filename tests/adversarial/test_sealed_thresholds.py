@@ -22,6 +22,8 @@ from course_grader.workers import inline
 from course_lib.evidence import CHAIN
 from course_lib.types import Outcome
 
+pytestmark = pytest.mark.labs("03 first")
+
 NEIGHBOURS = ("ann", "zoe")
 RULE, GATE = "tune.plan_first", "thresholds_before_results"
 
