@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,3 +55,9 @@ def browser() -> Iterator[Any]:
         opened = playwright.chromium.launch(executable_path=str(tool), args=["--no-sandbox"])
         yield opened
         opened.close()
+
+
+@pytest.fixture
+def copy(passing: Path, tmp_path: Path) -> Path:
+    """A copy of the submission ``passing``, which each module names, that a test may change."""
+    return Path(shutil.copytree(passing, tmp_path / "copy"))

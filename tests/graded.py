@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from course_lib.grade import grade_submission
 from course_lib.rubric import LabReport
+from course_lib.types import Outcome
 
 Expected = tuple[dict[str, float], dict[str, str], float]
 NO_GATE: dict[str, str] = {}
@@ -47,6 +49,11 @@ def change_copies(made: dict[str, Path], folder: Path, changes: Mapping[str, Cal
         made[name] = Path(shutil.copytree(made["passing"], folder / name))
         change(made[name])
     return made
+
+
+def problems(folder: Path, module: str) -> dict[str, Outcome]:
+    """Rules that did not pass."""
+    return {f.rule: f.outcome for f in grade_submission(folder, module).findings if not f.ok}
 
 
 def lost(report: LabReport) -> dict[str, float]:

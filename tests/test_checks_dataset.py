@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import exemplars_dataset as exemplars
+import graded
 import pytest
 from exemplars_dataset import DATASET, MANIFEST, QUALITY, replace_row, reseal, rewrite
 from graded import edit, edit_row, replace_text, rows
@@ -24,6 +25,7 @@ from course_lib.submission import Submission
 from course_lib.types import Outcome
 
 RUBRIC = rubric_of("02")
+problems = partial(graded.problems, module="02")
 LOG, CARD, REPORT, METRICS, SOURCES = ("cleaning_log.jsonl", "data-card.md", "quality-report.md", "metrics.json",
                                        "sources.jsonl")  # fmt: skip
 SPLITS = tuple(f"splits/{name}.jsonl" for name in ("train", "validation", "test"))
@@ -33,16 +35,6 @@ Change = Callable[[dict[str, Any]], Any]
 @pytest.fixture(scope="session")
 def passing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return exemplars.Run(tmp_path_factory.mktemp("dataset") / "passing").run()
-
-
-@pytest.fixture
-def copy(passing: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(passing, tmp_path / "copy"))
-
-
-def problems(folder: Path) -> dict[str, Outcome]:
-    """Rules that did not pass."""
-    return {f.rule: f.outcome for f in grade_submission(folder, "02").findings if not f.ok}
 
 
 def test_an_unchanged_copy_passes_every_rule(copy: Path) -> None:

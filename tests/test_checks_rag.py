@@ -6,9 +6,11 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import graded
 import pytest
 from graded import edit, edit_row, replace_text, rows
 from hypothesis import HealthCheck, given, settings
@@ -26,14 +28,10 @@ from course_lib.report import render_report
 from course_lib.submission import Malformed, Missing, Submission
 from course_lib.types import Finding, Outcome
 
-pytest_plugins = ("exemplar_fixtures",)  # fixtures made and copy
+pytest_plugins = ("exemplar_fixtures",)  # the fixtures made and passing
 
 RUBRIC = rubric_of("06")
-
-
-def problems(folder: Path) -> dict[str, Outcome]:
-    """Rules that did not pass."""
-    return {f.rule: f.outcome for f in grade_submission(folder).findings if not f.ok}
+problems = partial(graded.problems, module="06")
 
 
 def failing(folder: Path) -> set[str]:

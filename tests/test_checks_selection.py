@@ -7,9 +7,11 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import exemplars_selection as exemplars
+import graded
 import numpy as np
 import pytest
 from graded import edit, edit_row, replace_text
@@ -27,6 +29,7 @@ from course_lib.submission import Submission
 from course_lib.types import Outcome
 
 RUBRIC = rubric_of("01")
+problems = partial(graded.problems, module="01")
 OPTIONS, ROWS, NOTE = "options.json", "latency_rows.jsonl", "model-selection-note.md"
 WEIGHTS = {"privacy": 0.3, "cost": 0.25, "latency": 0.2, "deployment": 0.15, "context": 0.1}
 
@@ -34,16 +37,6 @@ WEIGHTS = {"privacy": 0.3, "cost": 0.25, "latency": 0.2, "deployment": 0.15, "co
 @pytest.fixture(scope="session")
 def passing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return exemplars.Run(tmp_path_factory.mktemp("selection") / "passing").run()
-
-
-@pytest.fixture
-def copy(passing: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(passing, tmp_path / "copy"))
-
-
-def problems(folder: Path) -> dict[str, Outcome]:
-    """Rules that did not pass."""
-    return {f.rule: f.outcome for f in grade_submission(folder, "01").findings if not f.ok}
 
 
 def option(record: dict, name: str) -> dict:

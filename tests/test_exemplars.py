@@ -13,7 +13,7 @@ from graded import NO_GATE, Expected, assert_loses
 
 from course_lib.grade import grade_submission, rubric_of
 
-pytest_plugins = ("exemplar_fixtures",)  # fixtures made and copy
+pytest_plugins = ("exemplar_fixtures",)  # the fixtures made and passing
 
 # name -> (points lost by criterion, gates not passed with their outcome, points that could not be scored)
 EXPECTED: dict[str, Expected] = {

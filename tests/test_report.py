@@ -19,7 +19,7 @@ from course_lib.report import points, render_index, render_report, visible, writ
 from course_lib.rubric import LabReport
 from course_lib.types import Finding, Outcome
 
-pytest_plugins = ("exemplar_fixtures",)  # fixtures made and copy
+pytest_plugins = ("exemplar_fixtures",)  # the fixtures made and passing
 
 ATTACKS = (
     "<script>window.pwned = 1</script>",
