@@ -61,3 +61,14 @@ def browser() -> Iterator[Any]:
 def copy(passing: Path, tmp_path: Path) -> Path:
     """A copy of the submission ``passing``, which each module names, that a test may change."""
     return Path(shutil.copytree(passing, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="session")
+def jupyterlab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A JupyterLab for all tests that need nothing special of it (``lab_kit.Shared``)."""
+    import lab_kit
+
+    top = tmp_path_factory.mktemp("jupyterlab")
+    (top / "root").mkdir()
+    with lab_kit.lab_server(top / "root", top / "work") as url:
+        yield lab_kit.Shared(url, top / "root", top / "work" / "server.log")

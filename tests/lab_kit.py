@@ -1,8 +1,9 @@
-"""A JupyterLab of its own for a test, and what a person does in it: open a notebook, run a cell."""
+"""A JupyterLab for a test, and what a person does in it: open a notebook, run a cell."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -10,10 +11,14 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nbformat as nbf
+
 from course_lib import catalog
+from course_lib import notebooks as nbs
 
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 
@@ -66,6 +71,25 @@ def open_page(url: str, notebook: str, width: int = 1200, height: int = 1400) ->
         idle(page)
         yield page
         browser.close()
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A JupyterLab that runs for many tests: its address, the folder that it serves, and its log."""
+
+    url: str
+    root: Path
+    log: Path
+
+    @contextlib.contextmanager
+    def cell(self, name: str, source: str) -> Iterator[Any]:
+        """A page on a new notebook ``name`` with one code cell. Its kernel ends with the test."""
+        nbs.write(nbs.normalise(nbf.v4.new_notebook(cells=[nbf.v4.new_code_cell(source)])), self.root / f"{name}.ipynb")
+        with open_page(self.url, f"{name}.ipynb") as page:
+            yield page
+        for session in json.load(urllib.request.urlopen(f"{self.url}/api/sessions")):
+            end = urllib.request.Request(f"{self.url}/api/sessions/{session['id']}", method="DELETE")
+            urllib.request.urlopen(end).close()
 
 
 def idle(page: Any) -> None:

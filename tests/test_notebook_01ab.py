@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import lab_kit
-import nbformat as nbf
 import pytest
 from notebook_code import functions, sources
 
 from course_lib import catalog
-from course_lib import notebooks as nbs
 from course_lib.doctor import find_chromium
 from course_lib.errors import UsageError
 from course_lib.sampling_view import SamplingView
@@ -135,19 +132,16 @@ def test_tokens_are_escaped(by_hand: dict[str, Any]) -> None:
 
 @pytest.mark.browser
 @pytest.mark.skipif(not find_chromium(), reason="no Chromium on this machine; set COURSE_CHROMIUM to its path")
-def test_a_learner_moves_the_sliders_in_jupyterlab(tmp_path: Path) -> None:
+def test_a_learner_moves_the_sliders_in_jupyterlab(jupyterlab: lab_kit.Shared) -> None:
     """The cell holds the notebook's own functions, so that what moves is what the lesson proves."""
     cell = "\n\n".join([
         "import torch\n\nfrom course_lib.sampling_view import SamplingView",
         sources(SECOND, "softmax", "sampling_distribution"),
         "places = {'certain': [9.0, 1.0, 0.0, 0.0], 'open': [2.0, 1.5, 1.0, -1.0]}\n"
         "SamplingView(places, ['one', ' two', 'three', 'four'].__getitem__, sampling_distribution)"])  # fmt: skip
-    nb = nbf.v4.new_notebook(cells=[nbf.v4.new_code_cell(cell)])
-    nbs.write(nbs.normalise(nb), tmp_path / "sliders.ipynb")
-    with (lab_kit.lab_server(tmp_path, tmp_path / "lab") as url,
-          lab_kit.open_page(url, "sliders.ipynb") as page):  # fmt: skip
+    with jupyterlab.cell("sliders", cell) as page:
         box = page.locator(".course-sampling").first
-        lab_kit.run_cell(page, box, tmp_path / "lab" / "server.log")
+        lab_kit.run_cell(page, box, jupyterlab.log)
         caption = box.locator("caption")
         caption.get_by_text("temperature 1.0, top-p 1.00").wait_for(timeout=20_000)
         box.locator("select").select_option("open")

@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import lab_kit
-import nbformat as nbf
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from notebook_code import cells, functions
 
 from course_lib import catalog
-from course_lib import notebooks as nbs
 from course_lib.doctor import find_chromium
 from course_lib.errors import UsageError
 from course_lib.live import Live
@@ -171,11 +168,9 @@ def live_cells() -> str:
 
 @pytest.mark.browser
 @pytest.mark.skipif(not find_chromium(), reason="no Chromium on this machine; set COURSE_CHROMIUM to its path")
-def test_a_learner_moves_the_three_live_parts_in_jupyterlab(tmp_path: Path) -> None:
-    nb = nbf.v4.new_notebook(cells=[nbf.v4.new_code_cell(live_cells())])
-    nbs.write(nbs.normalise(nb), tmp_path / "live.ipynb")
-    with lab_kit.lab_server(tmp_path, tmp_path / "lab") as url, lab_kit.open_page(url, "live.ipynb") as page:
-        lab_kit.run_cell(page, page.locator(".course-live").nth(2), tmp_path / "lab" / "server.log")
+def test_a_learner_moves_the_three_live_parts_in_jupyterlab(jupyterlab: lab_kit.Shared) -> None:
+    with jupyterlab.cell("live-01cd", live_cells()) as page:
+        lab_kit.run_cell(page, page.locator(".course-live").nth(2), jupyterlab.log)
         strip, picture, calculator = (page.locator(".course-live").nth(i) for i in range(3))
 
         assert "course-lm (byte-level BPE):" in strip.inner_text() and "MiniLM (WordPiece):" in strip.inner_text()

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import lab_kit
-import nbformat as nbf
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from notebook_code import cells, functions
 
 from course_lib import catalog, pictures, raw_rows, tiny_train
-from course_lib import notebooks as nbs
 from course_lib.doctor import find_chromium
 from course_lib.errors import UsageError
 from course_lib.prompts import ABSTAIN, SYSTEM, answer_prompt
@@ -302,11 +300,9 @@ exact[[1, 2, 3, 7], [0, 0, 0, 6]] = 0.95, 0.72, 0.57, 0.62"""
 
 @pytest.mark.browser
 @pytest.mark.skipif(not find_chromium(), reason="no Chromium on this machine; set COURSE_CHROMIUM to its path")
-def test_a_learner_moves_both_live_parts_in_jupyterlab(tmp_path: Path) -> None:
-    nb = nbf.v4.new_notebook(cells=[nbf.v4.new_code_cell(live_cell())])
-    nbs.write(nbs.normalise(nb), tmp_path / "live.ipynb")
-    with lab_kit.lab_server(tmp_path, tmp_path / "lab") as url, lab_kit.open_page(url, "live.ipynb") as page:
-        lab_kit.run_cell(page, page.locator(".course-live").nth(1), tmp_path / "lab" / "server.log")
+def test_a_learner_moves_both_live_parts_in_jupyterlab(jupyterlab: lab_kit.Shared) -> None:
+    with jupyterlab.cell("live-02", live_cell()) as page:
+        lab_kit.run_cell(page, page.locator(".course-live").nth(1), jupyterlab.log)
         viewer, slider = (page.locator(".course-live").nth(i) for i in range(2))
         assert viewer.locator("pre").count() == 3 and "### Response:" in viewer.inner_text()
         viewer.locator("input[type=text]").fill("<b>Who</b> pays?")

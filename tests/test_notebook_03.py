@@ -9,7 +9,6 @@ from statistics import NormalDist
 from typing import Any
 
 import lab_kit
-import nbformat as nbf
 import numpy as np
 import pytest
 from notebook_code import sources
@@ -261,17 +260,15 @@ def test_the_quiz_is_complete() -> None:
 
 @pytest.mark.browser
 @pytest.mark.skipif(not find_chromium(), reason="no Chromium on this machine; set COURSE_CHROMIUM to its path")
-def test_a_learner_moves_the_calculator_in_jupyterlab(tmp_path: Path) -> None:
+def test_a_learner_moves_the_calculator_in_jupyterlab(jupyterlab: lab_kit.Shared) -> None:
     lines = [sources(NOTEBOOK, "SHAPES", "lora_parameters"), "doubled = 4 + 8 / 64 + 32 / (64 * 256)",
              sources(NOTEBOOK, "size_of", "training_memory", "calculator"), "from course_lib.live import Live"]
     code = [cell.source for _, cell in nbs.code_cells(nbs.read(NOTEBOOK))]
     live = next(source for source in code if "\nLive(calculator" in source)
     lines += ["totals" + live.split("\ntotals", 1)[1]]
-    nb = nbf.v4.new_notebook(cells=[nbf.v4.new_code_cell("\n\n".join(lines))])
-    nbs.write(nbs.normalise(nb), tmp_path / "live.ipynb")
-    with lab_kit.lab_server(tmp_path, tmp_path / "lab") as url, lab_kit.open_page(url, "live.ipynb") as page:
+    with jupyterlab.cell("live-03", "\n\n".join(lines)) as page:
         box = page.locator(".course-live").first
-        lab_kit.run_cell(page, box, tmp_path / "lab" / "server.log")
+        lab_kit.run_cell(page, box, jupyterlab.log)
         assert "QLoRA, Llama 3 8B, rank 16, 4,096 tokens a batch" in box.inner_text()
         box.locator("select").nth(1).select_option("full")
         box.get_by_text("full, Llama 3 8B").wait_for(timeout=20_000)
