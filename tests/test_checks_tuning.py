@@ -6,11 +6,13 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import exemplars_tuning as exemplars
+import graded
 import pytest
 from graded import edit, edit_row, replace_text, rows
 from hypothesis import HealthCheck, given, settings
@@ -36,7 +38,10 @@ from course_lib.prompts import ABSTAIN, REFUSE
 from course_lib.submission import Submission
 from course_lib.types import Outcome
 
+pytestmark = pytest.mark.labs("03 first")
+
 RUBRIC = rubric_of("03")
+problems = partial(graded.problems, module="03")
 PLAN, RESULTS, REPORT = "plan.json", "results.json", "experiment-report.md"
 BASE, TUNED, BACK = exemplars.ROWS
 SERVED, LOG, DATA, WORSE = "served_rows.jsonl", "training_log.jsonl", "training_data.jsonl", "regressions.jsonl"
@@ -45,16 +50,6 @@ SERVED, LOG, DATA, WORSE = "served_rows.jsonl", "training_log.jsonl", "training_
 @pytest.fixture(scope="session")
 def passing() -> Path:
     return first_run("03")
-
-
-@pytest.fixture
-def copy(passing: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(passing, tmp_path / "copy"))
-
-
-def problems(folder: Path) -> dict[str, Outcome]:
-    """Rules that did not pass."""
-    return {f.rule: f.outcome for f in grade_submission(folder, "03").findings if not f.ok}
 
 
 def test_an_unchanged_copy_passes_every_rule(copy: Path) -> None:
