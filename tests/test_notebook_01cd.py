@@ -83,6 +83,30 @@ def test_attention_equals_transformers(heads: int, kv_heads: int) -> None:
     assert not torch.allclose(other, out[0], atol=1e-5), "the base of the positions must matter"
 
 
+@pytest.mark.parametrize(("tied", "kv_heads"), [(True, 2), (False, 4), (False, 1)])
+def test_the_whole_transformer_equals_transformers(tied: bool, kv_heads: int) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    given = functions(CONTEXT, "rope", "attention", "norm", "transformer", torch=torch, LlamaConfig=LlamaConfig)
+    torch.manual_seed(kv_heads)
+    config = LlamaConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+                         num_key_value_heads=kv_heads, vocab_size=70, tie_word_embeddings=tied,
+                         attn_implementation="eager")  # fmt: skip
+    theirs, ids = LlamaForCausalLM(config).eval(), torch.randint(0, 70, (11,))
+    with torch.no_grad():
+        for name, scale in theirs.named_parameters():
+            if name.endswith("norm.weight"):
+                scale.uniform_(0.5, 1.5)
+        seen = theirs(ids[None], output_attentions=True)
+    scores, maps = given["transformer"](ids, theirs.state_dict(), config)
+    assert torch.allclose(scores, seen.logits[0], atol=1e-5)
+    assert torch.allclose(maps, torch.stack(seen.attentions)[:, 0], atol=1e-5)
+    config.rms_norm_eps = 1.0
+    wrong, _ = given["transformer"](ids, theirs.state_dict(), config)
+    assert not torch.allclose(wrong, seen.logits[0], atol=1e-3), "the normalisation must matter"
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_parameters_equal_what_the_library_builds(tied: bool) -> None:
     import torch
@@ -102,7 +126,8 @@ def test_parameters_equal_what_the_library_builds(tied: bool) -> None:
 
 
 def test_the_calculator_has_the_numbers_of_llama_3() -> None:
-    scope = functions(CONTEXT, "parameters", "kv_bytes", "memory", BYTES={"16 bit": 2.0, "8 bit": 1.0, "4 bit": 0.5})
+    scope = functions(CONTEXT, "parameters", "kv_bytes", "memory", "fitting",
+                      BYTES={"16 bit": 2.0, "8 bit": 1.0, "4 bit": 0.5})  # fmt: skip
     scope["SHAPES"] = {"l": {"layers": 32, "width": 4096, "ff": 14336, "heads": 32, "kv_heads": 8, "d": 128,
                              "vocab": 128256}}  # fmt: skip
     memory = scope["memory"]
@@ -110,6 +135,25 @@ def test_the_calculator_has_the_numbers_of_llama_3() -> None:
     assert round(memory("l", "16 bit", 131072, 1)["KV cache"]) == 17
     assert round(memory("l", "4 bit", 1, 1)["weights"], 1) == 4.0
     assert memory("l", "4 bit", 1024, 8, "8 bit")["KV cache"] == memory("l", "4 bit", 4096, 1)["KV cache"]
+    fits = scope["fitting"]("l", "16 bit", 4096, "16 bit", 24)
+    held = [1.2 * sum(memory("l", "16 bit", 4096, n).values()) for n in (fits, fits + 1)]
+    assert held[0] <= 24 < held[1] and scope["fitting"]("l", "16 bit", 4096, "16 bit", 16) == 0
+
+
+def test_the_notices_are_parallel_and_japanese_is_counted_without_its_marks() -> None:
+    import numpy as np
+
+    notices = json.loads((catalog.repo_root() / "data" / "parallel" / "notices.json").read_text("utf-8"))
+    assert {len(texts) for texts in notices.values()} == {12} and list(notices)[:4] == [
+        "English", "German", "French", "Japanese"]  # fmt: skip
+    assert all(len(set(texts)) == 12 for texts in notices.values())
+
+    class Letters:
+        tokenize = staticmethod(list)
+
+    count = functions(TOKENS, "tokens", np=np, notices=notices)["tokens"]
+    assert count(Letters, "Japanese").tolist() == [len(text.replace(" ", "")) for text in notices["Japanese"]]
+    assert count(Letters, "German").tolist() == [len(text) for text in notices["German"]]
 
 
 def test_a_live_view_has_a_still_picture_that_needs_no_widgets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,8 +196,8 @@ def test_a_live_view_without_choices_is_refused(controls: dict[str, Any]) -> Non
 def live_cells() -> str:
     """One cell with what the three live parts need, taken from the notebooks, and the three of them shown."""
     strips = cells(TOKENS, "printable =", "minilm =", "import html", "def strip(", "from course_lib.live", "start =")
-    maps = cells(CONTEXT, "path = repo_root()", "example =", "from course_lib.live", "layers, heads")
-    calculator = cells(CONTEXT, "def parameters", "SHAPES =", "def kv_bytes", "BYTES =", "def calculator")
+    maps = cells(CONTEXT, "path = repo_root()", "example =", "layers, heads", "from course_lib.live", "opening =")
+    calculator = cells(CONTEXT, "def parameters", "SHAPES =", "def kv_bytes", "BYTES =", "def fitting")
     setup = cells(TOKENS, "from collections")[0] + "\n" + "\n".join(
         line for line in cells(CONTEXT, "import random")[0].splitlines() if line.startswith(("import", "from")))
     between = "from course_lib.prompts import SYSTEM, answer_prompt"
