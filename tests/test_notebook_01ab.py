@@ -91,14 +91,25 @@ def test_pairs_are_counted(by_hand: dict[str, Any]) -> None:
 
 
 def test_counted_probabilities_are_a_distribution() -> None:
-    from collections import Counter, defaultdict
+    from collections import Counter
 
-    scope = functions(FIRST, "pairs_of", "counted", Counter=Counter, defaultdict=defaultdict,
-                         single=Counter([0, 0, 1, 2]), tokenizer=range(5))
-    tables = scope["pairs_of"]([[0, 1, 0, 2]]), scope["pairs_of"]([[0, 3]])
-    for used in ((), tables[:1], tables):
-        assert math.isclose(sum(scope["counted"](0, token, *used) for token in range(5)), 1)
-    assert scope["counted"](0, 3, *tables) > scope["counted"](0, 3, *tables[:1])
+    counted = functions(FIRST, "counted")["counted"]
+    tables = [{(): Counter([0, 0, 1, 2])}, {(0,): Counter([3, 3, 3, 1])}, {(1, 0): Counter([2])}]
+    for context in ((1, 0), (0, 0), (0, 4)):  # known to the end, known in part, known not at all
+        for used in range(4):
+            assert math.isclose(sum(counted(tables[:used], context, letter, 1 / 5) for letter in range(5)), 1)
+    assert counted(tables, (4, 0), 3, 1 / 5) > counted(tables[:1], (4, 0), 3, 1 / 5)
+    assert counted(tables, (4, 4), 3, 1 / 5) == counted(tables[:1], (4, 4), 3, 1 / 5), "an unknown context falls back"
+
+
+def test_contexts_never_seen_are_counted() -> None:
+    import re
+
+    import numpy as np
+
+    scope = functions(FIRST, "words", "runs", "unseen_share", re=re, np=np, kept_aside=["a b c d"])
+    assert scope["unseen_share"](["a b. c d"], 1) == 0
+    assert math.isclose(scope["unseen_share"](["a b. c d"], 2), 1 / 3)
 
 
 def view(by_hand: dict[str, Any]) -> SamplingView:
