@@ -198,7 +198,7 @@ def live_cells() -> str:
     strips = cells(TOKENS, "printable =", "minilm =", "import html", "def strip(", "from course_lib.live", "start =")
     maps = cells(CONTEXT, "path = repo_root()", "example =", "layers, heads", "from course_lib.live", "opening =")
     calculator = cells(CONTEXT, "def parameters", "SHAPES =", "def kv_bytes", "BYTES =", "def fitting")
-    setup = cells(TOKENS, "from collections")[0] + "\n" + "\n".join(
+    setup = cells(TOKENS, "import json")[0] + "\n" + "\n".join(
         line for line in cells(CONTEXT, "import random")[0].splitlines() if line.startswith(("import", "from")))
     between = "from course_lib.prompts import SYSTEM, answer_prompt"
     shown = [*strips, between, *maps, "shape = model.config", *calculator]
