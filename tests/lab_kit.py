@@ -110,14 +110,14 @@ def choose_kernel(page: Any, title: str) -> None:
     idle(page)
 
 
-def run_cell(page: Any, shown: Any, log: Path, title: str = "") -> None:
-    """Runs the first code cell until ``shown``, a locator, is there: a key press while the page settles is lost.
+def run_cell(page: Any, shown: Any, log: Path, title: str = "", cell: int = 0) -> None:
+    """Runs a code cell until ``shown``, a locator, is there: a key press while the page settles is lost.
 
-    title: the kernel to answer with where the page asks for one.
+    title: the kernel to answer with where the page asks for one. cell: its position among the code cells.
     """
     for _ in range(8):
         _asked(page, title)
-        if _patiently(lambda: page.locator(".jp-CodeCell .cm-content").first.click(timeout=15_000)):
+        if _patiently(lambda: page.locator(".jp-CodeCell .cm-content").nth(cell).click(timeout=15_000)):
             page.keyboard.press("Shift+Enter")
             if _patiently(lambda: shown.wait_for(timeout=30_000)):
                 break

@@ -128,6 +128,7 @@ def test_a_locked_case_in_the_training_data_is_named(
     exemplars.replace_row(tmp_path / "subs" / "mallory", VICTIM, change)
     rows = graded(tmp_path / "subs", tmp_path / "book")
     for name in SEEDS:
+        assert not rows[name].error
         assert (rows[name].report, rows[name].final) == (before[name].report, before[name].final)
     report = rows["mallory"].report
     assert report is not None and report.band == "blocked"
