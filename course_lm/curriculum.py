@@ -18,6 +18,7 @@ _LEVELS = (
 )
 SINGLE = 0.5  # share of items with one sentence a source, as the course's prompts have them
 LEVELS = len(_LEVELS)
+STRANGE = 0.25  # share of names and words of the training that are put together from tokens, so that all get copied
 AHEAD = 0.3  # share of items from the next level: a first sight of what comes
 Sampler = Callable[[random.Random, int, str], Any]
 
@@ -27,7 +28,8 @@ def sampler(split: str = "train", *, real: Callable[..., Item] | None = None, ta
 
     tasks: share of items of the other tasks in stage ``sft``.
     """
-    v = Vocabulary.of(split)
+    strange = STRANGE if split == "train" else 0.0
+    v = Vocabulary.of(split, strange)
     loose = pool(v)
 
     def draw(rng: random.Random, level: int, stage: str) -> Any:
@@ -44,7 +46,7 @@ def sampler(split: str = "train", *, real: Callable[..., Item] | None = None, ta
         if real is not None and roll < corpus:
             return real(rng, sources=count, most=most, answerable=answerable, hostile=rng.random() < hostile)
         if roll < corpus + keys * (1 - corpus):
-            return key_item(rng, loose, sources=count, most=most, answerable=answerable)
+            return key_item(rng, loose, sources=count, most=most, answerable=answerable, strange=strange)
         attacked = rng.random() < hostile
         return frame_item(rng, v, sources=count, most=most, answerable=answerable, hostile=attacked, same=0.6)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from course_lib.prompts import ABSTAIN, SYSTEM, answer_prompt
 from course_lm import lexicon
-from course_lm.frames import Fact, Vocabulary, filler, invented, make_fact, object_name, title, words
+from course_lm.frames import Fact, Vocabulary, filler, invented, joined, make_fact, object_name, title, words
 from course_lm.inject import injection
 
 STOP = set(
@@ -179,10 +179,17 @@ def pool(v: Vocabulary) -> list[str]:
     return sorted({w for e in [*entries, *re.findall(r"[^\W_]+", text)] for w in e.split() if w not in STOP})
 
 
-def key_item(rng: random.Random, vocabulary: Sequence[str], *, sources: int, most: int, answerable: bool) -> Item:
-    """Loose words: the answer is the sentence that holds all asked words; others hold some of them, never all."""
+def key_item(
+    rng: random.Random, vocabulary: Sequence[str], *, sources: int, most: int, answerable: bool, strange: float = 0.0
+) -> Item:
+    """Loose words: the answer is the sentence that holds all asked words; others hold some of them, never all.
+
+    strange: share of words that are put together from tokens.
+    """
 
     def word() -> str:
+        if strange and rng.random() < strange:
+            return joined(rng)
         return invented(rng) if rng.random() < 0.25 else str(rng.randint(1, 200)) if rng.random() < 0.06 else (
             rng.choice(vocabulary))  # fmt: skip
 

@@ -1,7 +1,8 @@
 """Items to tensors: token ids, the labels of the reply, and labels inside the prompt that teach where to look.
 
 The labels inside the prompt train small probes on inner layers; the probes are thrown away. They say, for each word of
-a source, whether the question asks for it; for each sentence end, whether the sentence answers and how it begins.
+a source, whether the question asks for it; for each sentence end, whether the sentence answers and how it begins; for
+some words of a source, and for each word of a reply, which sentence of its source it stands in or repeats.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from course_lm.tokenizer import TURN_END, TURN_START
 
 IGNORE = -100
 KINDS = ("", *FRAMES)
+PLACES = 8  # sentences of a source that are told apart by number
+EARLY, DOUBTFUL = 5.0, 4.0  # weights of a reply's first tokens, and of those at which a copy may jump elsewhere
 
 
 @dataclass
 class Example:
-    """ids: prompt and reply. reply_at: index of the first reply token. The other lists hold (position, label)."""
+    """ids: prompt and reply. reply_at: index of the first reply token. weights: of the reply's tokens. The other lists
+    hold (position, label)."""
 
     ids: list[int]
     reply_at: int
@@ -29,6 +33,9 @@ class Example:
     begins: list[tuple[int, int]]
     spread: list[int]
     kinds: list[tuple[int, int]] = field(default_factory=list)
+    places: list[tuple[int, int]] = field(default_factory=list)
+    copied: list[tuple[int, int]] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
 
 
 def chat_text(system: str, user: str) -> str:
@@ -48,7 +55,17 @@ def encode_task(tokenizer: Any, item: Any) -> Example:
     from course_lm.tasks import task_ids
 
     prompt, reply = task_ids(tokenizer, item)
-    return Example(prompt + reply, len(prompt), [], [], [], [])
+    return Example(prompt + reply, len(prompt), [], [], [], [], weights=weights(prompt + reply, len(prompt)))
+
+
+def weights(ids: list[int], reply_at: int) -> list[float]:
+    """How much each token of the reply counts: more at its start, and where the two tokens before it stand in the
+    prompt more than once and other tokens follow them."""
+    follow: dict[tuple[int, int], set[int]] = {}
+    for p in range(2, reply_at):
+        follow.setdefault((ids[p - 2], ids[p - 1]), set()).add(ids[p])
+    return [EARLY if p - reply_at <= 3 else DOUBTFUL if len(follow.get((ids[p - 2], ids[p - 1]), ())) > 1 else 1.0
+            for p in range(reply_at, len(ids))]  # fmt: skip
 
 
 def encode(tokenizer: Any, item: Any, *, chat: bool = True, rng: random.Random | None = None) -> Example:
@@ -63,7 +80,7 @@ def encode(tokenizer: Any, item: Any, *, chat: bool = True, rng: random.Random |
     reply_at = len(ids)
     ids += tokenizer(reply + TURN_END, add_special_tokens=False)["input_ids"]
     start = [index for index, _ in offsets]
-    asked, answers, begins, kinds = [], [], [], []
+    asked, answers, begins, kinds, places = [], [], [], [], []
     if item.kind:
         ends = (len(head) + len(f"Question: {item.question}"), len(head) + len(user))
         kinds = [(_token_at(offsets, end - 1, 0), KINDS.index(item.kind)) for end in ends]
@@ -82,10 +99,15 @@ def encode(tokenizer: Any, item: Any, *, chat: bool = True, rng: random.Random |
             begins.append((last, ids[first]))
             if item.kinds:
                 kinds.append((last, KINDS.index(item.kinds[number][index])))
+            inner = rng.sample(range(first, last), min(3, last - first)) if rng else []
+            places += [(p, min(index, PLACES - 1)) for p in (*inner, last)]
             place += len(sentence)
         cursor += len(text)
     spread = sorted(rng.sample(range(1, reply_at), min(reply_at - 1, 24))) if rng else []
-    return Example(ids, reply_at, asked, answers, begins, spread, kinds)
+    copied = []
+    if item.gold is not None:  # from the token that closes the citation on
+        copied = [(p, min(item.gold[1], PLACES - 1)) for p in range(reply_at + 1, len(ids) - 1)]
+    return Example(ids, reply_at, asked, answers, begins, spread, kinds, places, copied, weights(ids, reply_at))
 
 
 def _token_at(offsets: list[tuple[int, int]], char: int, hint: int) -> int:
@@ -121,16 +143,16 @@ def collate(examples: list[Example], pad: int) -> dict[str, Any]:
     longest += -longest % 8
     ids = torch.full((len(examples), longest), pad)
     flat: dict[str, list[tuple[int, int]]] = {
-        name: [] for name in ("reply", "asked", "answers", "begins", "spread", "kinds")
+        name: [] for name in ("reply", "asked", "answers", "begins", "spread", "kinds", "places", "copied")
     }
-    first = []
+    weight: list[float] = []
     for row, e in enumerate(examples):
         ids[row, : len(e.ids)] = torch.tensor(e.ids)
         base = row * longest
         flat["reply"] += [(base + p - 1, e.ids[p]) for p in range(e.reply_at, len(e.ids))]
-        first += [float(p - e.reply_at) for p in range(e.reply_at, len(e.ids))]
+        weight += e.weights
         flat["spread"] += [(base + p - 1, e.ids[p]) for p in e.spread]
-        for name in ("asked", "answers", "begins", "kinds"):
+        for name in ("asked", "answers", "begins", "kinds", "places", "copied"):
             flat[name] += [(base + p, label) for p, label in getattr(e, name)]
     out: dict[str, Any] = {name: torch.tensor(pairs).reshape(-1, 2).T for name, pairs in flat.items()}
-    return {"ids": ids, "depth": torch.tensor(first), **out}
+    return {"ids": ids, "weight": torch.tensor(weight), **out}

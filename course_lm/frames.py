@@ -52,7 +52,8 @@ class Vocabulary:
     """What one split may say. Lists of entries; verbs are (base, third person, participle, other words).
 
     The test asks in other words only where training taught them: its own words stand alone, and half of its object
-    names join one of them to a word of the training lists (``known``).
+    names join one of them to a word of the training lists (``known``). strange: share of object names and verbs that
+    are put together from tokens (``joined``).
     """
 
     split: str
@@ -62,9 +63,10 @@ class Vocabulary:
     modifiers: list[str] = field(default_factory=list)
     nouns: list[str] = field(default_factory=list)
     known: tuple[list[str], list[str]] = ([], [])
+    strange: float = 0.0
 
     @classmethod
-    def of(cls, split: str) -> Vocabulary:
+    def of(cls, split: str, strange: float = 0.0) -> Vocabulary:
         """The vocabulary of ``train`` or ``test``."""
         rows = [line.split("|") for line in lexicon.VERBS.splitlines()]
         verbs = [(r[0], r[1], r[2], r[3].split(",")) for r in rows if not held_out(r[0])]
@@ -75,11 +77,11 @@ class Vocabulary:
             verbs += [(r[0], r[1], r[2], r[3].split(",")) for r in (line.split("|") for line in more["VERBS"])]
             for own, name in ((actors, "ACTORS"), (roles, "ROLES"), (modifiers, "MODIFIERS"), (nouns, "NOUNS")):
                 own += more[name]
-            return cls(split, actors, roles, verbs, modifiers, nouns)
+            return cls(split, actors, roles, verbs, modifiers, nouns, strange=strange)
         verbs += [(r[0], r[1], r[2], [r[2]]) for r in rows if held_out(r[0])] * 3
         modifiers, nouns = ([entry.partition("=")[0] for entry in entries] for entries in (modifiers, nouns))
         known = tuple(part(words(text), "train") for text in (lexicon.MODIFIERS, lexicon.NOUNS))
-        return cls(split, actors, roles, verbs, modifiers, nouns, (known[0], known[1]))
+        return cls(split, actors, roles, verbs, modifiers, nouns, (known[0], known[1]), strange)
 
 
 _ONSETS = "b c d f g h k l m n p r s t v z br cl dr fl gr kr pl pr sk st tr vr th sh".split()
@@ -92,6 +94,23 @@ def invented(rng: random.Random, syllables: int = 0) -> str:
     """A word that stands in no dictionary, lower case."""
     count = syllables or rng.choice((2, 2, 3))
     return "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(count))
+
+
+@lru_cache(maxsize=1)
+def pieces() -> tuple[list[str], list[str]]:
+    """Letters that begin a word, and letters that go on: what stands in the published tokenizer's vocabulary."""
+    from course_lib.models import model_folder
+    from course_lib.strict import read_text
+
+    tokens = sorted(json.loads(read_text(model_folder() / "base" / "tokenizer.json"))["model"]["vocab"])
+    begin = [t[1:] for t in tokens if t[0] == "\u0120" and len(t) > 2 and t[1:].isascii() and t[1:].isalpha()]
+    return begin, [t for t in tokens if len(t) > 1 and t.isascii() and t.isalpha() and t.islower()]
+
+
+def joined(rng: random.Random) -> str:
+    """A word of two or three tokens that seldom meet. Every token is copied in training, also the test words' ones."""
+    begin, on = pieces()
+    return rng.choice(begin) + "".join(rng.choice(on) for _ in range(rng.choice((1, 1, 2))))
 
 
 _UNITS = ("minutes", "hours", "working days", "days", "weeks", "months", "years", "calendar days", "business days")
@@ -174,6 +193,9 @@ def object_name(rng: random.Random, v: Vocabulary) -> tuple[str, str]:
         word = invented(rng)
         modifiers = [(word, word)] if rng.random() < 0.6 else [*modifiers[:1], (word, word)]
     pairs = modifiers + nouns
+    if v.strange and rng.random() < v.strange:
+        word = joined(rng)
+        pairs[rng.randrange(len(pairs))] = (word, word)
     return " ".join(p[0] for p in pairs), " ".join(p[1] for p in pairs)
 
 
@@ -181,6 +203,9 @@ def make_fact(rng: random.Random, v: Vocabulary, kind: str = "", topic: tuple[st
     """A fact of ``kind`` (any when empty) about ``topic`` (a new one when None)."""
     kind = kind or rng.choice(list(lexicon.FRAMES))
     verb, second = rng.choice(v.verbs), rng.choice(v.verbs)
+    if v.strange and rng.random() < v.strange:
+        base = joined(rng).lower()
+        verb = (base, base + "s", base + "ed", [base + "ed"])
     plain, asked = topic or object_name(rng, v)
     regime = rng.choice(entries("REGIMES", v.split))
     if rng.random() < 0.6:

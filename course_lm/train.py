@@ -17,13 +17,14 @@ from typing import Any
 
 from course_lib.errors import UsageError
 from course_lm.data import Item
-from course_lm.encode import KINDS, Example, collate, encode
+from course_lm.encode import KINDS, PLACES, Example, collate, encode
 from course_lm.optimiser import optimisers
 
 LOSS_WEIGHTS = {"reply": 1.0, "asked": 0.6, "answers": 0.3, "chosen": 0.6, "begins": 0.2, "spread": 0.15,
-                "kind": 0.4}  # fmt: skip
-# Inner layers that the probes read: words asked for, sentences that answer (a first guess), the same once refined.
-FLAG_LAYER, SENTENCE_LAYER, CHOICE_LAYER = 2, 3, 4
+                "kind": 0.4, "place": 0.2, "copied": 0.3}  # fmt: skip
+# Inner layers that the probes read: words asked for, sentences that answer (a first guess), the same once refined, and
+# the sentence that a reply repeats.
+FLAG_LAYER, SENTENCE_LAYER, CHOICE_LAYER, COPY_LAYER = 2, 3, 4, 5
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class _Run:
             "asked": torch.nn.Linear(width, 2), "answers": torch.nn.Linear(width, 2),
             "chosen": torch.nn.Linear(width, 2),
             "begins": torch.nn.Linear(width, width, bias=False), "kind": torch.nn.Linear(width, len(KINDS)),
+            "place": torch.nn.Linear(width, PLACES), "copied": torch.nn.Linear(width, PLACES),
         }).to(device)  # fmt: skip
         if start and (Path(start) / "probes.pt").exists():
             self.probes.load_state_dict(torch.load(Path(start) / "probes.pt", weights_only=True), strict=False)
@@ -228,11 +230,10 @@ class _Run:
             width = self.model.config.hidden_size
             last = got.last_hidden_state.reshape(-1, width)
             inner = [got.hidden_states[min(n, len(got.hidden_states) - 2)].reshape(-1, width)
-                     for n in (FLAG_LAYER, SENTENCE_LAYER, CHOICE_LAYER)]  # fmt: skip
+                     for n in (FLAG_LAYER, SENTENCE_LAYER, CHOICE_LAYER, COPY_LAYER)]  # fmt: skip
             out = {}
-            weight = 1.0 + 4.0 * (data["depth"] <= 3).float()
             each = cross_entropy(self.model.lm_head(last[data["reply"][0]]).float(), data["reply"][1], reduction="none")
-            out["reply"] = (each * weight).sum() / weight.sum()
+            out["reply"] = (each * data["weight"]).sum() / data["weight"].sum()
             if data["spread"].shape[1]:
                 out["spread"] = cross_entropy(self.model.lm_head(last[data["spread"][0]]).float(), data["spread"][1])
             norm = torch.nn.functional.rms_norm
@@ -242,9 +243,10 @@ class _Run:
                 logits = self.probes[name](norm(inner[layer][data[labels][0]], (width,))).float()
                 weight = torch.tensor([1.0, 2.0], device=self.device)
                 out[name] = cross_entropy(logits, data[labels][1], weight=weight)
-            if data["kinds"].shape[1]:
-                logits = self.probes["kind"](norm(inner[1][data["kinds"][0]], (width,))).float()
-                out["kind"] = cross_entropy(logits, data["kinds"][1])
+            for name, labels, layer in (("kind", "kinds", 1), ("place", "places", 0), ("copied", "copied", 3)):
+                if data[labels].shape[1]:
+                    logits = self.probes[name](norm(inner[layer][data[labels][0]], (width,))).float()
+                    out[name] = cross_entropy(logits, data[labels][1])
             if data["begins"].shape[1]:
                 begin = self.probes["begins"](norm(inner[1][data["begins"][0]], (width,)))
                 out["begins"] = cross_entropy(self.model.lm_head(begin).float(), data["begins"][1])

@@ -17,7 +17,7 @@ from course_lm import neighbours
 from course_lm import real as lm_real
 from course_lm import tokenizer as lm_tokenizer
 from course_lm.data import ABSTAIN, Item, frame_item, key_item, plain_texts, pool
-from course_lm.frames import Vocabulary, _slots, make_fact, part, words, written
+from course_lm.frames import Vocabulary, _slots, joined, make_fact, part, words, written
 from course_lm.inject import injection
 from course_lm.lexicon import FRAMES, MODIFIERS, NOUNS, VERBS
 
@@ -191,3 +191,28 @@ def test_retrieved_items_hold_what_fits_the_question_best() -> None:
     question = "How soon must a personal data breach be notified to the supervisory authority?"
     titles = {passage.title for passage, _ in near(question)}
     assert any("breach" in title.lower() or "GDPR" in title for title in titles)
+
+
+def test_tokens_at_which_a_copy_may_jump_weigh_more() -> None:
+    prompt = [7, 1, 2, 3, 9, 1, 2, 4, 8, 5, 6]
+    reply = [20, 21, 22, 23, 1, 2, 3, 5, 6]
+    got = lm_encode.weights(prompt + reply, len(prompt))
+    assert got[:4] == [lm_encode.EARLY] * 4
+    assert got[4:] == [1.0, 1.0, lm_encode.DOUBTFUL, 1.0, 1.0], "after 1 2 the prompt goes on with 3 or with 4"
+
+
+def test_words_know_the_number_of_their_sentence(tokenizer) -> None:
+    for item in (i for i in items(120) if i.gold is not None):
+        made = lm_encode.encode(tokenizer, item, rng=random.Random(1))
+        assert {label for _, label in made.copied} == {item.gold[1]}
+        assert [p for p, _ in made.copied] == list(range(made.reply_at + 1, len(made.ids) - 1))
+        ends = [label for p, label in made.places if p in {at for at, _ in made.answers}]
+        assert ends == [number for group in item.sentences for number in range(len(group))]
+
+
+def test_words_joined_from_tokens_are_for_the_training_alone() -> None:
+    held_out = set(pool(Vocabulary.of("test"))) - set(pool(Vocabulary.of("train")))
+    rng = random.Random(2)
+    made = {joined(rng).lower() for _ in range(4000)}
+    assert len(made) > 3900 and not made & held_out
+    assert Vocabulary.of("train").strange == 0.0, "notebooks and labs that draw items are not changed by it"
