@@ -18,17 +18,20 @@ _LEVELS = (
 )
 SINGLE = 0.5  # share of items with one sentence a source, as the course's prompts have them
 LEVELS = len(_LEVELS)
-STRANGE = 0.25  # share of names and words of the training that are put together from tokens, so that all get copied
+STRANGE = 0.35  # share of names and words of the training that are put together from tokens, so that all get copied
 AHEAD = 0.3  # share of items from the next level: a first sight of what comes
 Sampler = Callable[[random.Random, int, str], Any]
 
 
-def sampler(split: str = "train", *, real: Callable[..., Item] | None = None, tasks: float = 0.0) -> Sampler:
+def sampler(
+    split: str = "train", *, real: Callable[..., Item] | None = None, tasks: float = 0.0, strange: float | None = None
+) -> Sampler:
     """A function (generator, level, stage) -> item. real: maker of items on corpus text, None for none.
 
-    tasks: share of items of the other tasks in stage ``sft``.
+    tasks: share of items of the other tasks in stage ``sft``. strange: of names and words that are put together from
+    tokens; None for ``STRANGE`` in training and none in the test.
     """
-    strange = STRANGE if split == "train" else 0.0
+    strange = (STRANGE if split == "train" else 0.0) if strange is None else strange
     v = Vocabulary.of(split, strange)
     loose = pool(v)
 

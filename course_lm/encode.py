@@ -1,8 +1,8 @@
 """Items to tensors: token ids, the labels of the reply, and labels inside the prompt that teach where to look.
 
 The labels inside the prompt train small probes on inner layers; the probes are thrown away. They say, for each word of
-a source, whether the question asks for it; for each sentence end, whether the sentence answers and how it begins; for
-some words of a source, and for each word of a reply, which sentence of its source it stands in or repeats.
+a source, whether the question asks for it; for each sentence end, whether the sentence answers and its first two
+tokens; for some words of a source, and for each word of a reply, which sentence of its source it stands in or repeats.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Example:
     places: list[tuple[int, int]] = field(default_factory=list)
     copied: list[tuple[int, int]] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
+    then: list[tuple[int, int]] = field(default_factory=list)
 
 
 def chat_text(system: str, user: str) -> str:
@@ -80,7 +81,7 @@ def encode(tokenizer: Any, item: Any, *, chat: bool = True, rng: random.Random |
     reply_at = len(ids)
     ids += tokenizer(reply + TURN_END, add_special_tokens=False)["input_ids"]
     start = [index for index, _ in offsets]
-    asked, answers, begins, kinds, places = [], [], [], [], []
+    asked, answers, begins, then, kinds, places = [], [], [], [], [], []
     if item.kind:
         ends = (len(head) + len(f"Question: {item.question}"), len(head) + len(user))
         kinds = [(_token_at(offsets, end - 1, 0), KINDS.index(item.kind)) for end in ends]
@@ -97,6 +98,7 @@ def encode(tokenizer: Any, item: Any, *, chat: bool = True, rng: random.Random |
             last = token = _token_at(offsets, place + len(sentence) - 1, first)
             answers.append((last, int(item.gold == (number, index))))
             begins.append((last, ids[first]))
+            then.append((last, ids[first + 1]))
             if item.kinds:
                 kinds.append((last, KINDS.index(item.kinds[number][index])))
             inner = rng.sample(range(first, last), min(3, last - first)) if rng else []
@@ -107,7 +109,8 @@ def encode(tokenizer: Any, item: Any, *, chat: bool = True, rng: random.Random |
     copied = []
     if item.gold is not None:  # from the token that closes the citation on
         copied = [(p, min(item.gold[1], PLACES - 1)) for p in range(reply_at + 1, len(ids) - 1)]
-    return Example(ids, reply_at, asked, answers, begins, spread, kinds, places, copied, weights(ids, reply_at))
+    heavy = weights(ids, reply_at)
+    return Example(ids, reply_at, asked, answers, begins, spread, kinds, places, copied, heavy, then)
 
 
 def _token_at(offsets: list[tuple[int, int]], char: int, hint: int) -> int:
@@ -143,7 +146,7 @@ def collate(examples: list[Example], pad: int) -> dict[str, Any]:
     longest += -longest % 8
     ids = torch.full((len(examples), longest), pad)
     flat: dict[str, list[tuple[int, int]]] = {
-        name: [] for name in ("reply", "asked", "answers", "begins", "spread", "kinds", "places", "copied")
+        name: [] for name in ("reply", "asked", "answers", "begins", "spread", "kinds", "places", "copied", "then")
     }
     weight: list[float] = []
     for row, e in enumerate(examples):
@@ -152,7 +155,7 @@ def collate(examples: list[Example], pad: int) -> dict[str, Any]:
         flat["reply"] += [(base + p - 1, e.ids[p]) for p in range(e.reply_at, len(e.ids))]
         weight += e.weights
         flat["spread"] += [(base + p - 1, e.ids[p]) for p in e.spread]
-        for name in ("asked", "answers", "begins", "kinds", "places", "copied"):
+        for name in ("asked", "answers", "begins", "kinds", "places", "copied", "then"):
             flat[name] += [(base + p, label) for p, label in getattr(e, name)]
     out: dict[str, Any] = {name: torch.tensor(pairs).reshape(-1, 2).T for name, pairs in flat.items()}
     return {"ids": ids, "weight": torch.tensor(weight), **out}

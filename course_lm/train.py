@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from course_lib.errors import UsageError
+from course_lm import rare
 from course_lm.data import Item
 from course_lm.encode import KINDS, PLACES, Example, collate, encode
 from course_lm.optimiser import optimisers
 
 LOSS_WEIGHTS = {"reply": 1.0, "asked": 0.6, "answers": 0.3, "chosen": 0.6, "begins": 0.2, "spread": 0.15,
-                "kind": 0.4, "place": 0.2, "copied": 0.3}  # fmt: skip
+                "kind": 0.4, "place": 0.2, "copied": 0.3,
+                "soon": 0.1, "then": 0.2}  # fmt: skip
 # Inner layers that the probes read: words asked for, sentences that answer (a first guess), the same once refined, and
 # the sentence that a reply repeats.
 FLAG_LAYER, SENTENCE_LAYER, CHOICE_LAYER, COPY_LAYER = 2, 3, 4, 5
@@ -32,7 +34,8 @@ class Plan:
     """How one stage runs. batch_tokens: padded tokens per step; level: where the curriculum starts; minutes: of
     training at most, 0 for no limit (a run that stops by time is not repeatable to the step). precision: ``bf16``,
     ``fp32``, or ``auto`` for what multiplies faster here: bf16 on a GPU or a CPU with matrix units, else fp32.
-    optimiser: ``adamw``, or ``muon`` for the matrices inside the blocks and AdamW for the rest."""
+    optimiser: ``adamw``, or ``muon`` for the matrices inside the blocks and AdamW for the rest. straighten: whether
+    rare tokens are moved apart before the first step (``rare``)."""
 
     stage: str = "pretrain"
     steps: int = 2000
@@ -49,6 +52,7 @@ class Plan:
     minutes: float = 0.0
     precision: str = "auto"
     optimiser: str = "adamw"
+    straighten: bool = False
 
 
 def train(stage: str, out_dir: Path | str, *, device: str = "auto", start: Path | str | None = None,
@@ -106,6 +110,8 @@ class _Run:
             self.model = LlamaForCausalLM.from_pretrained(str(source), dtype=torch.float32)
         else:
             self.model = lm_model.new_model(self.tokenizer, seed=plan.seed, **shape)
+        if plan.straighten and not (out / "state.pt").exists():
+            rare.straighten(self.model, rare.counts(self.tokenizer))
         self.model.to(device)
         self.half = plan.precision == "bf16" or (plan.precision == "auto" and lm_model.half_is_faster(device))
         self._choose_attention()
@@ -114,7 +120,8 @@ class _Run:
             "asked": torch.nn.Linear(width, 2), "answers": torch.nn.Linear(width, 2),
             "chosen": torch.nn.Linear(width, 2),
             "begins": torch.nn.Linear(width, width, bias=False), "kind": torch.nn.Linear(width, len(KINDS)),
-            "place": torch.nn.Linear(width, PLACES), "copied": torch.nn.Linear(width, PLACES),
+            "then": torch.nn.Linear(width, width, bias=False), "place": torch.nn.Linear(width, PLACES),
+            "soon": torch.nn.Linear(width, PLACES), "copied": torch.nn.Linear(width, PLACES),
         }).to(device)  # fmt: skip
         if start and (Path(start) / "probes.pt").exists():
             self.probes.load_state_dict(torch.load(Path(start) / "probes.pt", weights_only=True), strict=False)
@@ -208,6 +215,7 @@ class _Run:
         losses = self.losses(data)
         loss = sum(LOSS_WEIGHTS[name] * value for name, value in losses.items())
         loss.backward()
+        self._spare_absent(data["ids"])
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for optimiser in self.optimisers:
             optimiser.step()
@@ -219,6 +227,16 @@ class _Run:
             self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
         if self.step % self.plan.eval_every == 0:
             self._look()
+
+    def _spare_absent(self, ids: Any) -> None:
+        """Tokens that are not in the batch stay where they are. Each step would push them all away from what is said,
+        one like the other, until those that are rare can be neither told apart nor copied."""
+        import torch
+
+        grad = self.model.model.embed_tokens.weight.grad
+        absent = torch.ones(len(grad), dtype=torch.bool, device=grad.device)
+        absent[ids.unique()] = False
+        grad[absent] = 0.0
 
     def losses(self, data: dict[str, Any]) -> dict[str, Any]:
         """The loss terms of one batch. Logits are computed where a label is, and nowhere else."""
@@ -243,13 +261,15 @@ class _Run:
                 logits = self.probes[name](norm(inner[layer][data[labels][0]], (width,))).float()
                 weight = torch.tensor([1.0, 2.0], device=self.device)
                 out[name] = cross_entropy(logits, data[labels][1], weight=weight)
-            for name, labels, layer in (("kind", "kinds", 1), ("place", "places", 0), ("copied", "copied", 3)):
+            for name, labels, layer in (("kind", "kinds", 1), ("place", "places", 0), ("soon", "copied", 2),
+                                        ("copied", "copied", 3)):  # fmt: skip
                 if data[labels].shape[1]:
                     logits = self.probes[name](norm(inner[layer][data[labels][0]], (width,))).float()
                     out[name] = cross_entropy(logits, data[labels][1])
-            if data["begins"].shape[1]:
-                begin = self.probes["begins"](norm(inner[1][data["begins"][0]], (width,)))
-                out["begins"] = cross_entropy(self.model.lm_head(begin).float(), data["begins"][1])
+            for name in ("begins", "then"):
+                if data[name].shape[1]:
+                    token = self.probes[name](norm(inner[1][data[name][0]], (width,)))
+                    out[name] = cross_entropy(self.model.lm_head(token).float(), data[name][1])
         return out
 
     def _look(self) -> None:

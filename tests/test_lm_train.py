@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from course_lib import server
 from course_lib.errors import ModelError, UsageError
 from course_lm import export as lm_export
+from course_lm import rare
 from course_lm import tokenizer as lm_tokenizer
 from course_lm import train as lm_train
 from course_lm.data import plain_texts
@@ -74,6 +76,34 @@ def test_training_lowers_the_loss_and_resumes_the_same_curve(checkpoint: Path, t
     resumed = lm_train.train("pretrain", tmp_path / "cut", steps=6, **settings)
     last = [json.loads((folder / "log.jsonl").read_text().splitlines()[-1]) for folder in (whole, resumed)]
     assert {k: v for k, v in last[0].items() if k != "seconds"} == {k: v for k, v in last[1].items() if k != "seconds"}
+
+
+def test_tokens_that_are_not_in_a_batch_are_not_pushed_away(checkpoint: Path, tmp_path: Path) -> None:
+    tokenizer = lm_tokenizer.load(checkpoint)
+    plan = lm_train.Plan(stage="pretrain", steps=4, batch_tokens=800)
+    run = lm_train._Run(plan, tmp_path, "cpu", None, tokenizer, lm_train._default_sampler(None), None, TINY)
+    table = run.model.model.embed_tokens.weight
+    before, batch = table.detach().clone(), run._batch()
+    run.queue.append(batch)
+    run.advance()
+    moved = (table.detach() - before * (1 - 0.02 * run._rate())).norm(dim=-1) > 1e-4
+    said = {token for example in batch for token in example.ids}
+    assert 0 < int(moved.sum()) <= len(said | {tokenizer.pad_token_id}) < len(table)
+
+
+def test_rare_tokens_are_moved_apart_from_what_they_share(checkpoint: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(str(checkpoint), dtype=torch.float32)
+    table, found = model.model.embed_tokens.weight, Counter(dict.fromkeys(range(700), rare.SELDOM))
+    with torch.no_grad():
+        table[700:] += 3 * table.norm(dim=-1).mean() * torch.nn.functional.normalize(torch.ones(table.shape[1]), dim=0)
+    common = table[:700].detach().clone()
+    alike = torch.nn.functional.cosine_similarity(table[700], table[701:].detach()).mean()
+    assert rare.straighten(model, found) == len(table) - 700
+    assert torch.equal(table[:700], common) and alike > 0.8
+    assert torch.nn.functional.cosine_similarity(table[700], table[701:].detach()).mean() < 0.3
 
 
 def test_unknown_stage_and_unknown_kind_are_refused(checkpoint: Path, tmp_path: Path) -> None:
