@@ -18,7 +18,8 @@ from course_lm.tokenizer import TURN_END, TURN_START
 IGNORE = -100
 KINDS = ("", *FRAMES)
 PLACES = 8  # sentences of a source that are told apart by number
-EARLY, DOUBTFUL = 5.0, 4.0  # weights of a reply's first tokens, and of those at which a copy may jump elsewhere
+FIRST = 6  # tokens of a reply that choose: the source, the sentence, and how it begins
+EARLY, DOUBTFUL = 5.0, 4.0  # weights of these, and of tokens at which a copy may jump elsewhere
 
 
 @dataclass
@@ -65,7 +66,7 @@ def weights(ids: list[int], reply_at: int) -> list[float]:
     follow: dict[tuple[int, int], set[int]] = {}
     for p in range(2, reply_at):
         follow.setdefault((ids[p - 2], ids[p - 1]), set()).add(ids[p])
-    return [EARLY if p - reply_at <= 3 else DOUBTFUL if len(follow.get((ids[p - 2], ids[p - 1]), ())) > 1 else 1.0
+    return [EARLY if p - reply_at < FIRST else DOUBTFUL if len(follow.get((ids[p - 2], ids[p - 1]), ())) > 1 else 1.0
             for p in range(reply_at, len(ids))]  # fmt: skip
 
 

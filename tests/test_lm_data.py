@@ -195,10 +195,11 @@ def test_retrieved_items_hold_what_fits_the_question_best() -> None:
 
 def test_tokens_at_which_a_copy_may_jump_weigh_more() -> None:
     prompt = [7, 1, 2, 3, 9, 1, 2, 4, 8, 5, 6]
-    reply = [20, 21, 22, 23, 1, 2, 3, 5, 6]
+    reply = [20, 21, 22, 23, 24, 25, 1, 2, 3, 5, 6]
     got = lm_encode.weights(prompt + reply, len(prompt))
-    assert got[:4] == [lm_encode.EARLY] * 4
-    assert got[4:] == [1.0, 1.0, lm_encode.DOUBTFUL, 1.0, 1.0], "after 1 2 the prompt goes on with 3 or with 4"
+    assert got[: lm_encode.FIRST] == [lm_encode.EARLY] * 6
+    rest = got[lm_encode.FIRST :]
+    assert rest == [1.0, 1.0, lm_encode.DOUBTFUL, 1.0, 1.0], "after 1 2 the prompt goes on with 3 or with 4"
 
 
 def test_words_know_the_number_of_their_sentence(tokenizer) -> None:
