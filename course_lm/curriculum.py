@@ -39,7 +39,7 @@ def sampler(
         if stage == "sft" and rng.random() < tasks:
             from course_lm.tasks import task_item
 
-            return task_item(rng, split)
+            return task_item(rng, split, strange=strange)
         ahead = min(level + (rng.random() < AHEAD), LEVELS - 1)
         sources, most, keys, silent, hostile, corpus = _LEVELS[ahead]
         if rng.random() < SINGLE:

@@ -59,10 +59,13 @@ def compact(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def task_item(rng: random.Random, split: str, task: str = "") -> TaskItem:
-    """An item of ``task`` (any when empty) in the words of ``split``, ``train`` or ``test``."""
+def task_item(rng: random.Random, split: str, task: str = "", strange: float = 0.0) -> TaskItem:
+    """An item of ``task`` (any when empty) in the words of ``split``, ``train`` or ``test``.
+
+    strange: share of object names with a word that is put together from tokens.
+    """
     name = task or rng.choices(TASKS, WEIGHTS.values())[0]
-    return _MAKERS[name](rng, vocabulary(split))
+    return _MAKERS[name](rng, vocabulary(split, strange))
 
 
 def locked_task_items(count_per_task: int = 60, seed: int = 70_918) -> list[dict[str, Any]]:
@@ -82,10 +85,10 @@ def task_ids(tokenizer: Any, item: TaskItem) -> tuple[list[int], list[int]]:
             tokenizer.encode(item.reply + TURN_END, add_special_tokens=False))  # fmt: skip
 
 
-@lru_cache(maxsize=2)
-def vocabulary(split: str) -> Vocabulary:
+@lru_cache(maxsize=4)
+def vocabulary(split: str, strange: float = 0.0) -> Vocabulary:
     """The words of a split, made once."""
-    return Vocabulary.of(split)
+    return Vocabulary.of(split, strange)
 
 
 def _pick(rng: random.Random, name: str, split: str) -> str:
