@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import statistics
 import subprocess
 import sys
@@ -208,17 +210,33 @@ def course_lm() -> Iterator[str]:
     same = lm_bench.top1_agreement(client, folder / "instruct")
     record("lm_top1_agreement", same["value"], "rate", low=same["low"], high=same["high"], n=same["n"], command=command,
            title="Same top token, transformers and the server")
-    pace = lm_bench.speed(client, gguf_path("course-lm-instruct"), folder / "instruct")
-    record("lm_tokens_per_s", pace["tokens_per_s"], "tokens/s", low=pace["low"], high=pace["high"], n=pace["n"],
-           command=command, title="course-lm generates, one stream (interval: slowest to fastest)")
-    record("lm_bandwidth_floor_tokens_per_s", pace["floor_tokens_per_s"], "tokens/s", command=command,
-           title="Memory bandwidth of one core over the size of the file")
+    gguf = gguf_path("course-lm-instruct")
+    for cores, name, words in ((1, "_one_thread", "one thread, as the course starts it"), (2, "", "two threads")):
+        with _server_threads(cores):
+            pace = lm_bench.speed(connect(embedded=True), gguf, folder / "instruct", cores=cores)
+        record(f"lm_tokens_per_s{name}", pace["tokens_per_s"], "tokens/s", low=pace["low"], high=pace["high"],
+               n=pace["n"], command=command,
+               title=f"course-lm generates, one stream, {words} (interval: slowest to fastest)")  # fmt: skip
+        record(f"lm_bandwidth_floor_tokens_per_s{name}", pace["floor_tokens_per_s"], "tokens/s", command=command,
+               title=f"Memory bandwidth of {('one core', 'two cores')[cores - 1]} over the size of the file")
     with TemporaryDirectory() as temporary:
         lora = lm_bench.lora_gain(folder / "base", temporary)
     gain = f"right replies {lora['before']:.2f} to {lora['after']:.2f}, gain {lora['low']:.2f} to {lora['high']:.2f}"
     record("lm_lora_200_steps_s", lora["seconds"], "s", command=command, title=f"LoRA on the base, 200 steps; {gain}")
     record("lm_files_mb", lm_bench.files_mb(folder), "MB", command=command, title="course-lm: all weight files")
     yield f"agreement {same['value']:.4f}, {pace['tokens_per_s']:.0f} tokens/s, LoRA {lora['seconds']:.0f} s, {gain}"
+
+
+@contextlib.contextmanager
+def _server_threads(count: int) -> Iterator[None]:
+    """Servers that start meanwhile compute in ``count`` threads."""
+    before = os.environ.get("COURSE_SERVER_THREADS")
+    os.environ["COURSE_SERVER_THREADS"] = str(count)
+    try:
+        yield
+    finally:
+        os.environ.pop("COURSE_SERVER_THREADS")
+        os.environ.update({} if before is None else {"COURSE_SERVER_THREADS": before})
 
 
 def modules() -> Iterator[str]:

@@ -9,6 +9,7 @@ import random
 import statistics
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,24 +64,25 @@ def top1_agreement(client: Any, checkpoint: Path | str, positions: int = 2000) -
     raise AssertionError("prompts do not end")
 
 
-def bandwidth_bytes_per_s(megabytes: int = 256, repeats: int = 7) -> float:
-    """Bytes per second that one core reads and writes when numpy copies an array larger than the caches; the best."""
+def bandwidth_bytes_per_s(cores: int = 1, megabytes: int = 256, repeats: int = 7) -> float:
+    """Bytes per second that ``cores`` threads read and write when each copies more than the caches hold; the best."""
     import numpy as np
 
-    source = np.ones(megabytes * 131_072)
-    target = np.empty_like(source)
+    count = megabytes * 131_072 // cores
+    pairs = [(np.ones(count), np.empty(count)) for _ in range(cores)]
     best = float("inf")
-    for _ in range(repeats):
-        began = time.perf_counter()
-        np.copyto(target, source)
-        best = min(best, time.perf_counter() - began)
-    return 2 * source.nbytes / best
+    with ThreadPoolExecutor(cores) as pool:
+        for _ in range(repeats):
+            began = time.perf_counter()
+            list(pool.map(lambda pair: np.copyto(pair[1], pair[0]), pairs))
+            best = min(best, time.perf_counter() - began)
+    return 2 * cores * 8 * count / best
 
 
 def speed(
-    client: Any, gguf: Path | str, checkpoint: Path | str, *, tokens: int = 256, repeats: int = 7
+    client: Any, gguf: Path | str, checkpoint: Path | str, *, cores: int = 1, tokens: int = 256, repeats: int = 7
 ) -> dict[str, Any]:
-    """Tokens per second of one stream through HTTP, its range, and what memory bandwidth alone would allow.
+    """Tokens per second of one stream through HTTP, its range, and what the bandwidth of ``cores`` alone would allow.
 
     floor_tokens_per_s: bandwidth over file size, because each token reads every weight once. A file that fits into the
     processor's cache may pass it.
@@ -94,7 +96,7 @@ def speed(
         got = _completion(client, ids, tokens, ignore_eos=True)
         rates.append(got["tokens_predicted"] / (time.perf_counter() - began))
     rates = rates[1:]
-    bandwidth = bandwidth_bytes_per_s()
+    bandwidth = bandwidth_bytes_per_s(cores)
     return {"tokens_per_s": statistics.median(rates), "low": min(rates), "high": max(rates), "n": repeats,
             "bandwidth_bytes_per_s": bandwidth,
             "floor_tokens_per_s": bandwidth / Path(gguf).stat().st_size}  # fmt: skip
