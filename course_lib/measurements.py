@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import statistics
 import subprocess
@@ -10,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 from course_grader.measurements import grader, peers
 from course_lib.figures import record
@@ -212,7 +212,7 @@ def course_lm() -> Iterator[str]:
            title="Same top token, transformers and the server")
     gguf = gguf_path("course-lm-instruct")
     for cores, name, words in ((1, "_one_thread", "one thread, as the course starts it"), (2, "", "two threads")):
-        with _server_threads(cores):
+        with patch.dict(os.environ, COURSE_SERVER_THREADS=str(cores)):
             pace = lm_bench.speed(connect(embedded=True), gguf, folder / "instruct", cores=cores)
         record(f"lm_tokens_per_s{name}", pace["tokens_per_s"], "tokens/s", low=pace["low"], high=pace["high"],
                n=pace["n"], command=command,
@@ -225,18 +225,6 @@ def course_lm() -> Iterator[str]:
     record("lm_lora_200_steps_s", lora["seconds"], "s", command=command, title=f"LoRA on the base, 200 steps; {gain}")
     record("lm_files_mb", lm_bench.files_mb(folder), "MB", command=command, title="course-lm: all weight files")
     yield f"agreement {same['value']:.4f}, {pace['tokens_per_s']:.0f} tokens/s, LoRA {lora['seconds']:.0f} s, {gain}"
-
-
-@contextlib.contextmanager
-def _server_threads(count: int) -> Iterator[None]:
-    """Servers that start meanwhile compute in ``count`` threads."""
-    before = os.environ.get("COURSE_SERVER_THREADS")
-    os.environ["COURSE_SERVER_THREADS"] = str(count)
-    try:
-        yield
-    finally:
-        os.environ.pop("COURSE_SERVER_THREADS")
-        os.environ.update({} if before is None else {"COURSE_SERVER_THREADS": before})
 
 
 def modules() -> Iterator[str]:

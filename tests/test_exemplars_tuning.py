@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -76,8 +77,10 @@ def test_findings_name_the_mistake_and_the_place(made: dict[str, Path]) -> None:
     late = said("thresholds_edited_and_resealed", "tune.plan_first")
     assert "other thresholds than the parameters cell" in late
     assert "baseline" in said("baseline_after_training", "tune.baseline_first")
-    assert re.search(r"do not say the answer to [a-z]+-\d+: .* tuned_rows\.jsonl:\d+$",
-                     said("another_adapter", "tune.answers_reproduced"))
+    other = re.search(r"do not say the answer to (\S+): .* tuned_rows\.jsonl:(\d+)$",
+                      said("another_adapter", "tune.answers_reproduced"))  # fmt: skip
+    rows = (made["another_adapter"] / "tuned_rows.jsonl").read_text("utf-8").splitlines()
+    assert other and json.loads(rows[int(other[2]) - 1])["id"] == other[1]
     assert "training_data.jsonl:1" in said("leaked_rows", "tune.data_clean")
     assert "tuned_rows.jsonl:3" in said("malformed_rows", "tune.scores_follow")
 
