@@ -35,7 +35,8 @@ class Plan:
     training at most, 0 for no limit (a run that stops by time is not repeatable to the step). precision: ``bf16``,
     ``fp32``, or ``auto`` for what multiplies faster here: bf16 on a GPU or a CPU with matrix units, else fp32.
     optimiser: ``adamw``, or ``muon`` for the matrices inside the blocks and AdamW for the rest. straighten: whether
-    rare tokens are moved apart before the first step (``rare``)."""
+    rare tokens are moved apart before the first step (``rare``). fused: train through ``trunk``, faster on a CPU in
+    bf16; needs a C++ compiler."""
 
     stage: str = "pretrain"
     steps: int = 2000
@@ -53,6 +54,7 @@ class Plan:
     precision: str = "auto"
     optimiser: str = "adamw"
     straighten: bool = False
+    fused: bool = False
 
 
 def train(stage: str, out_dir: Path | str, *, device: str = "auto", start: Path | str | None = None,
@@ -238,16 +240,23 @@ class _Run:
         absent[ids.unique()] = False
         grad[absent] = 0.0
 
+    def _states(self, ids: Any) -> Any:
+        """Hidden states: the input of each block, and the output of the last one after the norm."""
+        if self.plan.fused and self.half and self.device == "cpu":
+            from course_lm import trunk
+
+            return trunk.hidden_states(self.model, ids)
+        return self.model.model(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
+
     def losses(self, data: dict[str, Any]) -> dict[str, Any]:
         """The loss terms of one batch. Logits are computed where a label is, and nowhere else."""
         import torch
         from torch.nn.functional import cross_entropy
 
         with torch.autocast(self.device, torch.bfloat16, enabled=self.half):
-            got = self.model.model(input_ids=data["ids"], use_cache=False, output_hidden_states=True)
-            width = self.model.config.hidden_size
-            last = got.last_hidden_state.reshape(-1, width)
-            inner = [got.hidden_states[min(n, len(got.hidden_states) - 2)].reshape(-1, width)
+            states, width = self._states(data["ids"]), self.model.config.hidden_size
+            last = states[-1].reshape(-1, width)
+            inner = [states[min(n, len(states) - 2)].reshape(-1, width)
                      for n in (FLAG_LAYER, SENTENCE_LAYER, CHOICE_LAYER, COPY_LAYER)]  # fmt: skip
             out = {}
             each = cross_entropy(self.model.lm_head(last[data["reply"][0]]).float(), data["reply"][1], reduction="none")

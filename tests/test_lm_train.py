@@ -93,6 +93,32 @@ def test_tokens_that_are_not_in_a_batch_are_not_pushed_away(checkpoint: Path, tm
     assert moved and moved <= said and len(said) < len(table)
 
 
+def test_the_fused_blocks_are_those_of_transformers(checkpoint: Path, monkeypatch) -> None:
+    """Not compiled here: the sums are what counts, on more than one block of queries."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from course_lm import trunk
+
+    model = AutoModelForCausalLM.from_pretrained(str(checkpoint), dtype=torch.float32)
+    monkeypatch.setattr(trunk, "BLOCK", 32)
+    ids = torch.randint(5, 800, (3, 80), generator=torch.Generator().manual_seed(1))
+
+    def run(states_of) -> tuple[list, torch.Tensor]:
+        model.zero_grad()
+        states = states_of()
+        torch.stack([s.mul(torch.sin(torch.arange(s.numel()).view_as(s))).sum() for s in states]).sum().backward()
+        return [s.detach() for s in states], torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    exact, slopes = run(lambda: model.model(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states)
+    with torch.compiler.set_stance("force_eager"):
+        near, found = run(lambda: trunk.hidden_states(model, ids))
+    assert len(near) == len(exact)
+    for one, other in zip(near, exact, strict=True):
+        assert (one - other).norm() < 0.03 * other.norm()
+    assert torch.nn.functional.cosine_similarity(found, slopes, dim=0) > 0.995
+
+
 def test_rare_tokens_are_moved_apart_from_what_they_share(checkpoint: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
