@@ -78,7 +78,7 @@ def _tokenizer_texts() -> Iterator[str]:
 
 
 def _corpus_items() -> Any:
-    """Maker of items on corpus text, half of them beside the sentences that a retriever finds for the question."""
+    """Maker of items on corpus text, most of them beside the sentences that a retriever finds for the question."""
     from course_lm import neighbours
     from course_lm import real as lm_real
 

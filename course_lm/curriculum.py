@@ -18,6 +18,7 @@ _LEVELS = (
 )
 SINGLE = 0.5  # share of items with one sentence a source, as the course's prompts have them
 LEVELS = len(_LEVELS)
+ALIKE = 0.4  # share of items whose sentences are alike, word by word, up to what tells them apart
 STRANGE = 0.35  # share of names and words of the training that are put together from tokens, so that all get copied
 AHEAD = 0.3  # share of items from the next level: a first sight of what comes
 Sampler = Callable[[random.Random, int, str], Any]
@@ -32,14 +33,15 @@ def sampler(
     tokens; None for ``STRANGE`` in training and none in the test.
     """
     strange = (STRANGE if split == "train" else 0.0) if strange is None else strange
-    v = Vocabulary.of(split, strange)
+    wide = bool(strange) and split == "train"
+    v = Vocabulary.of("wide" if wide else split, strange)
     loose = pool(v)
 
     def draw(rng: random.Random, level: int, stage: str) -> Any:
         if stage == "sft" and rng.random() < tasks:
             from course_lm.tasks import task_item
 
-            return task_item(rng, split, strange=strange)
+            return task_item(rng, v.split, strange=strange)
         ahead = min(level + (rng.random() < AHEAD), LEVELS - 1)
         sources, most, keys, silent, hostile, corpus = _LEVELS[ahead]
         if rng.random() < SINGLE:
@@ -51,7 +53,8 @@ def sampler(
         if roll < corpus + keys * (1 - corpus):
             return key_item(rng, loose, sources=count, most=most, answerable=answerable, strange=strange)
         attacked = rng.random() < hostile
-        return frame_item(rng, v, sources=count, most=most, answerable=answerable, hostile=attacked, same=0.6)
+        return frame_item(rng, v, sources=count, most=most, answerable=answerable, hostile=attacked, same=0.6,
+                          alike=ALIKE if wide else 0.0)  # fmt: skip
 
     return draw
 

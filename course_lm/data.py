@@ -95,10 +95,21 @@ def near_fact(rng: random.Random, v: Vocabulary, fact: Fact, same: float) -> Fac
 
 
 def frame_item(
-    rng: random.Random, v: Vocabulary, *, sources: int, most: int, answerable: bool, hostile: bool, same: float = 0.4
+    rng: random.Random,
+    v: Vocabulary,
+    *,
+    sources: int,
+    most: int,
+    answerable: bool,
+    hostile: bool,
+    same: float = 0.4,
+    alike: float = 0.0,
 ) -> Item:
     """An item of frames: 1 to ``most`` sentences a source; distractors share words with the answer, and a share
-    ``same`` of them its object, so that only the kind of the question tells them apart."""
+    ``same`` of them its object, so that only the kind of the question tells them apart. alike: chance that all of its
+    sentences come from one narrow vocabulary."""
+    if alike and rng.random() < alike:
+        v = v.narrowed(rng)
     fact = make_fact(rng, v)
     question = fact.question(rng, v.split)
     groups: list[list[Fact]] = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from course_lm.data import STOP, Item, prompt_texts, stems
@@ -19,6 +20,7 @@ IGNORE = -100
 KINDS = ("", *FRAMES)
 PLACES = 8  # sentences of a source that are told apart by number
 FIRST = 6  # tokens of a reply that choose: the source, the sentence, and how it begins
+VALUE = 3  # tokens of a JSON value that choose
 EARLY, DOUBTFUL = 5.0, 4.0  # weights of these, and of tokens at which a copy may jump elsewhere
 
 
@@ -57,7 +59,12 @@ def encode_task(tokenizer: Any, item: Any) -> Example:
     from course_lm.tasks import task_ids
 
     prompt, reply = task_ids(tokenizer, item)
-    return Example(prompt + reply, len(prompt), [], [], [], [], weights=weights(prompt + reply, len(prompt)))
+    ids = prompt + reply
+    heavy = weights(ids, len(prompt))
+    if item.task in ("extract", "classify", "tools"):
+        for place in _json_choices(tokenizer, reply):
+            heavy[place] = max(heavy[place], EARLY)
+    return Example(ids, len(prompt), [], [], [], [], weights=heavy)
 
 
 def weights(ids: list[int], reply_at: int) -> list[float]:
@@ -68,6 +75,26 @@ def weights(ids: list[int], reply_at: int) -> list[float]:
         follow.setdefault((ids[p - 2], ids[p - 1]), set()).add(ids[p])
     return [EARLY if p - reply_at < FIRST else DOUBTFUL if len(follow.get((ids[p - 2], ids[p - 1]), ())) > 1 else 1.0
             for p in range(reply_at, len(ids))]  # fmt: skip
+
+
+def _json_choices(tokenizer: Any, reply: list[int]) -> list[int]:
+    """Places in a JSON reply at which something is chosen: the first tokens of each value, and the one that ends it."""
+    opens, closes = _quotes(tokenizer)
+    found: list[int] = []
+    since = VALUE
+    for place, token in enumerate(reply):
+        if since < VALUE or token in closes:
+            found.append(place)
+        since = 0 if token in opens else since + 1
+    return found
+
+
+@lru_cache(maxsize=4)
+def _quotes(tokenizer: Any) -> tuple[set[int], set[int]]:
+    """Tokens that open a JSON string or number after its key, and those that close a string."""
+    texts = {number: tokenizer.decode([number]) for number in range(len(tokenizer))}
+    return ({n for n, text in texts.items() if text in ('":"', ' "', '":')},
+            {n for n, text in texts.items() if text.startswith('"') and ":" not in text})  # fmt: skip
 
 
 def encode(tokenizer: Any, item: Any, *, chat: bool = True, rng: random.Random | None = None) -> Example:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import random
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 from course_lm import lexicon
 
 HELD_OUT_SHARE = 6  # one word in six is for the test alone
+OPENED = 0.12  # share of facts of the wide split that begin with a phrase such as "in practice"
 HELD_OUT_QUESTIONS = 2  # so are the last questions of each kind, and its last sentence
 
 
@@ -31,29 +32,40 @@ def part(entries: list[str], split: str) -> list[str]:
     return chosen if len(chosen) >= 2 else entries
 
 
-@lru_cache(maxsize=1)
-def written() -> dict[str, Any]:
+@lru_cache(maxsize=2)
+def written(split: str = "train") -> dict[str, Any]:
     """More words, sentences and questions for training alone: {"words": {list: entries}, "frames": {kind: {...}},
-    "tasks": {list: entries}}, as ``data/wordings.json`` of the model folder holds them."""
+    "tasks": {list: entries}}, as ``data/wordings.json`` of the model folder holds them; ``wide`` has those of
+    ``data/wordings_wide.json`` too."""
     from course_lib.models import model_folder
     from course_lib.strict import read_text
 
-    return json.loads(read_text(model_folder() / "data" / "wordings.json"))
+    found = json.loads(read_text(model_folder() / "data" / "wordings.json"))
+    if split == "wide":
+        wide = json.loads(read_text(model_folder() / "data" / "wordings_wide.json"))
+        found["around"] = wide["around"]
+        lists = [(found["tasks"], wide["tasks"]), *((found["frames"][k], wide["frames"][k]) for k in wide["frames"])]
+        for own, more in lists:
+            for name in more:
+                own[name] += more[name]
+    return found
 
 
 def entries(name: str, split: str) -> list[str]:
     """The list ``name`` of the lexicon; training has more of it."""
     own = words(getattr(lexicon, name))
-    return own + written()["words"][name] if split == "train" else own
+    return own if split == "test" else own + written(split)["words"][name]
 
 
 @dataclass
 class Vocabulary:
-    """What one split may say. Lists of entries; verbs are (base, third person, participle, other words).
+    """What one split may say. Lists of entries; verbs are (base, third person, participle, other words). The splits:
+    ``train``, ``wide`` (training with every wording there is; ``train`` stays as it is, for what is drawn from it), and
+    ``test``.
 
     The test asks in other words only where training taught them: its own words stand alone, and half of its object
     names join one of them to a word of the training lists (``known``). strange: share of object names and verbs that
-    are put together from tokens (``joined``).
+    are put together from tokens (``joined``). said: the only sentence frame of a kind, where there is but one.
     """
 
     split: str
@@ -64,16 +76,17 @@ class Vocabulary:
     nouns: list[str] = field(default_factory=list)
     known: tuple[list[str], list[str]] = ([], [])
     strange: float = 0.0
+    said: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, split: str, strange: float = 0.0) -> Vocabulary:
-        """The vocabulary of ``train`` or ``test``."""
+        """The vocabulary of ``train``, ``wide`` or ``test``."""
         rows = [line.split("|") for line in lexicon.VERBS.splitlines()]
         verbs = [(r[0], r[1], r[2], r[3].split(",")) for r in rows if not held_out(r[0])]
         lists = (lexicon.ACTORS, lexicon.ROLES, lexicon.MODIFIERS, lexicon.NOUNS)
         actors, roles, modifiers, nouns = (part(words(text), split) for text in lists)
-        if split == "train":
-            more = written()["words"]
+        if split != "test":
+            more = written(split)["words"]
             verbs += [(r[0], r[1], r[2], r[3].split(",")) for r in (line.split("|") for line in more["VERBS"])]
             for own, name in ((actors, "ACTORS"), (roles, "ROLES"), (modifiers, "MODIFIERS"), (nouns, "NOUNS")):
                 own += more[name]
@@ -82,6 +95,20 @@ class Vocabulary:
         modifiers, nouns = ([entry.partition("=")[0] for entry in entries] for entries in (modifiers, nouns))
         known = tuple(part(words(text), "train") for text in (lexicon.MODIFIERS, lexicon.NOUNS))
         return cls(split, actors, roles, verbs, modifiers, nouns, (known[0], known[1]), strange)
+
+    def narrowed(self, rng: random.Random) -> Vocabulary:
+        """A training vocabulary of few words that says every fact of a kind in the same way, as one author does. Its
+        sentences are alike up to the word that tells them apart."""
+        few = {name: rng.sample(getattr(self, name), count) for name, count in
+               (("actors", 6), ("roles", 6), ("verbs", 6), ("modifiers", 24), ("nouns", 24))}  # fmt: skip
+        said = {kind: rng.choice(_sentences(kind, self.split)) for kind in lexicon.FRAMES}
+        return replace(self, **few, said=said)
+
+
+def _sentences(kind: str, split: str) -> list[str]:
+    """Sentence frames of a kind; the test has the last one of the lexicon alone."""
+    own = words(lexicon.FRAMES[kind][0])
+    return own[-1:] if split == "test" else own[:-1] + written(split)["frames"][kind]["sentences"]
 
 
 _ONSETS = "b c d f g h k l m n p r s t v z br cl dr fl gr kr pl pr sk st tr vr th sh".split()
@@ -164,7 +191,7 @@ class Fact:
         """A question that this fact answers. A question about its article or term names only that."""
         frames = words(lexicon.FRAMES[self.kind][1])
         usable = frames[-HELD_OUT_QUESTIONS:] if split == "test" else (
-            frames[:-HELD_OUT_QUESTIONS] + written()["frames"][self.kind]["questions"])  # fmt: skip
+            frames[:-HELD_OUT_QUESTIONS] + written(split)["frames"][self.kind]["questions"])  # fmt: skip
         if self.kind in ("article", "definition"):
             usable = [f for f in usable if set(_slots(f)) <= self.mentioned()] or usable
         else:
@@ -219,9 +246,13 @@ def make_fact(rng: random.Random, v: Vocabulary, kind: str = "", topic: tuple[st
         "Z": regime, "n": number, "W": rng.choice(entries("REASONS", v.split)), "D": date(rng),
         "X": invented(rng, 2).capitalize(), "d": rng.choice(words(lexicon.DOCUMENT_KINDS)),
     }  # fmt: skip
-    frames = words(lexicon.FRAMES[kind][0])
-    frame = frames[-1] if v.split == "test" else rng.choice(frames[:-1] + written()["frames"][kind]["sentences"])
+    usable = _sentences(kind, v.split)
+    frame = v.said.get(kind) or (usable[0] if v.split == "test" else rng.choice(usable))
     sentence = frame.format_map(slots)
+    if v.split == "wide" and rng.random() < OPENED:
+        named = frame.startswith(("{Z}", "{X}", "{D}", "{M}", "Article"))
+        sentence = f"{rng.choice(written('wide')['around']['OPENERS'])} " + (
+            sentence if named else sentence[0].lower() + sentence[1:])  # fmt: skip
     if kind == "article" and rng.random() < 0.5:
         for name in ("sentence",):
             sentence = sentence.replace("Article ", "Art. ")

@@ -160,14 +160,15 @@ surfing|mushrooms|butter|whales""",
 }
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=128)
 def listed(name: str, split: str) -> tuple[str, ...]:
     """The entries of a list of this module (``ASKS.extract``) or of the lexicon (``TRIGGERS``) for one split.
 
     The first have a list for each split; the second are divided by the hash of the entry. Training has more of both.
     """
     top, _, key = name.partition(".")
+    test = split == "test"
     if (lists := globals().get(top)) is None:
-        return (*part(words(getattr(lexicon, top)), split), *(written()["words"][top] if split == "train" else ()))
-    own = words((lists[key] if key else lists)[split])
-    return (*own, *(written()["tasks"][name] if split == "train" else ()))
+        return (*part(words(getattr(lexicon, top)), split), *(() if test else written(split)["words"][top]))
+    own = words((lists[key] if key else lists)["test" if test else "train"])
+    return (*own, *(() if test else written(split)["tasks"][name]))

@@ -27,12 +27,13 @@ from typing import Any
 
 from course_lib.prompts import REFUSE, SYSTEM, task_prompt
 from course_lm import lexicon
-from course_lm.frames import Fact, Vocabulary, filler, invented, make_fact, object_name, span, title, words
+from course_lm.frames import Fact, Vocabulary, filler, invented, make_fact, object_name, span, title, words, written
 from course_lm.inject import injection
 from course_lm.task_words import DUTY, RISK, listed
 
 WEIGHTS = {"extract": 6, "classify": 4, "summarise": 4, "tools": 6, "refuse": 3}  # how often a task is drawn
 TASKS = tuple(WEIGHTS)
+COMPOSED = 0.4  # share of duties of the wide split whose frame is put together from phrases
 TIERS = ("low", "medium", "high")
 _MARKS = re.compile(rf"\b(?:{DUTY}|have to|need to|needed|required|obliged)\b")
 _SIGNALS = {w for text in RISK.values() for w in re.findall(r"\w{4,}", text)}
@@ -105,14 +106,33 @@ def _user(system: str, text: str) -> list[dict[str, Any]]:
 def duty(rng: random.Random, v: Vocabulary) -> tuple[str, dict[str, Any]]:
     """A sentence that states a duty, and {actor, action, deadline} as they stand in it."""
     frame, verb = _pick(rng, "DUTY_FRAMES", v.split), rng.choice(v.verbs)[0]
+    more: dict[str, str] = {}
+    if v.split == "wide" and rng.random() < COMPOSED:
+        frame, more = _composed(rng, v)
     slots = {"A": rng.choice(v.actors), "D": rng.choice(words(DUTY)), "v": verb, "O": object_name(rng, v)[0],
              "T": span(rng), "G": _pick(rng, "TRIGGERS", v.split), "Z": _regime(rng, v.split),
-             "R": rng.choice(v.roles)}  # fmt: skip
+             "R": rng.choice(v.roles), **more}  # fmt: skip
     sentence = frame.format_map(slots)
-    actor = slots["A"][0].upper() + slots["A"][1:] if frame.startswith("{A}") else slots["A"]
+    actor, limit = (slots[s][0].upper() + slots[s][1:] if frame.startswith(f"{{{s}}}") else slots[s] for s in "AT")
     action = f"{slots['D']} {slots['v']} {slots['O']}"
-    found = {"actor": actor, "action": action, "deadline": slots["T"] if "{T}" in frame else None}
+    found = {"actor": actor, "action": action, "deadline": limit if "{T}" in frame else None}
     return sentence[0].upper() + sentence[1:], found
+
+
+def _composed(rng: random.Random, v: Vocabulary) -> tuple[str, dict[str, str]]:
+    """A frame of a duty with phrases before and after it, at most one of them a time, and the slots of the phrases."""
+    around = written("wide")["around"]
+    before, after = ([text.replace("{A}", "{A2}").replace("{O}", "{O2}") for text in around[name]]
+                     for name in ("LEADS", "TRAILS"))  # fmt: skip
+    front = rng.choice(before) if rng.random() < 0.6 else ""
+    back = rng.choice(after) if rng.random() < 0.6 else ""
+    if (roll := rng.random()) < 0.25:
+        front = rng.choice(around["TIMES_START"])
+    elif roll < 0.5:
+        back = " ".join([rng.choice(around["TIMES_END"]), back if rng.random() < 0.4 else ""])
+    text = " ".join(f"{front} {{A}} {{D}} {{v}} {{O}} {back}".split()).replace(" ,", ",")
+    return text + ".", {"A2": rng.choice(v.actors), "O2": object_name(rng, v)[0], "X": invented(rng, 2).capitalize(),
+                        "C": _pick(rng, "CHANNELS", v.split)}  # fmt: skip
 
 
 def no_duty(rng: random.Random, v: Vocabulary) -> str:

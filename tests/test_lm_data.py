@@ -17,9 +17,9 @@ from course_lm import neighbours
 from course_lm import real as lm_real
 from course_lm import tokenizer as lm_tokenizer
 from course_lm.data import ABSTAIN, Item, frame_item, key_item, plain_texts, pool
-from course_lm.frames import Vocabulary, _slots, joined, make_fact, part, words, written
+from course_lm.frames import Vocabulary, _slots, entries, joined, make_fact, part, words, written
 from course_lm.inject import injection
-from course_lm.lexicon import FRAMES, MODIFIERS, NOUNS, VERBS
+from course_lm.lexicon import FRAMES, MODIFIERS, NOUNS, REGIMES, VERBS
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,11 @@ def test_written_wordings_hold_nothing_of_the_test() -> None:
         mine = {key: {lm_eval.normalised(t) for t in texts} for key, texts in more["frames"][kind].items()}
         assert not mine["questions"] & {lm_eval.normalised(t) for t in words(questions)}
         assert not mine["sentences"] & {lm_eval.normalised(t) for t in words(sentences)}
-        for texts in more["frames"][kind].values():
+        wide = {key: [lm_eval.normalised(t) for t in texts] for key, texts in written("wide")["frames"][kind].items()}
+        assert all(len(wide[key]) == len(set(wide[key])) > 1.6 * len(mine[key]) for key in mine)
+        assert not set(wide["questions"]) & {lm_eval.normalised(t) for t in words(questions)}
+        assert not set(wide["sentences"]) & {lm_eval.normalised(t) for t in words(sentences)}
+        for texts in written("wide")["frames"][kind].values():
             for text in texts:
                 assert set(_slots(text)) <= set(make_fact(random.Random(1), Vocabulary.of("train"), kind).slots), text
     for attack in more["attacks"]["frames"]:
@@ -217,3 +221,40 @@ def test_words_joined_from_tokens_are_for_the_training_alone() -> None:
     made = {joined(rng).lower() for _ in range(4000)}
     assert len(made) > 3900 and not made & held_out
     assert Vocabulary.of("train").strange == 0.0, "notebooks and labs that draw items are not changed by it"
+
+
+def test_the_wide_split_has_more_wordings_and_leaves_the_training_split_as_it_is() -> None:
+    def said(split: str) -> set[str]:
+        rng, v = random.Random(5), Vocabulary.of(split)
+        return {make_fact(rng, v, "deadline").sentence.split()[0] for _ in range(500)}
+
+    assert len(said("wide")) > len(said("train"))
+    own = written()["frames"]["deadline"]["sentences"]
+    assert own == written("wide")["frames"]["deadline"]["sentences"][: len(own)]
+    assert not set(words(REGIMES)) - set(entries("REGIMES", "wide")) and entries("REGIMES", "test") == words(REGIMES)
+
+
+def test_a_narrow_vocabulary_says_every_fact_of_a_kind_in_the_same_way() -> None:
+    rng, v = random.Random(6), Vocabulary.of("wide")
+    few = v.narrowed(rng)
+    assert (len(few.actors), len(few.nouns)) == (6, 24) and set(few.nouns) <= set(v.nouns)
+    assert set(few.said) == set(FRAMES)
+
+    def ways(vocabulary: Vocabulary) -> set[str]:
+        made = [make_fact(rng, vocabulary, "retention") for _ in range(40)]
+        return {re.sub(r"\W+", " ", f.sentence.replace(f.slots["O"], "").replace(f.slots["T"], "")) for f in made}
+
+    assert len(ways(few)) < len(ways(v)) / 2
+
+
+def test_sentences_of_an_item_can_be_alike() -> None:
+    def shared(alike: float) -> float:
+        rng, v = random.Random(7), Vocabulary.of("wide")
+        rates = []
+        for _ in range(150):
+            item = frame_item(rng, v, sources=4, most=3, answerable=True, hostile=False, alike=alike)
+            pairs = [p for s in item.sentences for x in s for p in zip(x.split(), x.split()[1:], strict=False)]
+            rates.append(len(set(pairs)) / len(pairs))
+        return sum(rates) / len(rates)
+
+    assert shared(1.0) < shared(0.0) - 0.03

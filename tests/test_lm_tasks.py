@@ -11,15 +11,24 @@ import pytest
 from course_lib.prompts import REFUSE
 from course_lm import eval as lm_eval
 from course_lm import tasks as lm_tasks
+from course_lm.encode import FIRST, encode
 from course_lm.frames import words, written
 from course_lm.task_eval import SCHEMAS, Reply, evaluate, field_share, macro_f1, parse, summary
 from course_lm.task_words import ASKS, BETWEEN, CASES, DUTY_FRAMES, NO_DUTY, RISK, SCOPE, TOOL_ASKS, TOPICS
-from course_lm.tasks import TASKS, TIERS, TaskItem, task_item, vocabulary
+from course_lm.tasks import TASKS, TIERS, TaskItem, compact, duty, task_item, vocabulary
 
 
 def items(task: str, split: str = "train", count: int = 200) -> list[TaskItem]:
     rng = random.Random(11)
     return [task_item(rng, split, task) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def published_tokenizer():
+    from course_lib.models import model_folder
+    from course_lm import tokenizer as lm_tokenizer
+
+    return lm_tokenizer.load(model_folder() / "instruct")
 
 
 def shown(item: TaskItem) -> str:
@@ -31,22 +40,22 @@ def test_equal_seeds_make_equal_items() -> None:
     assert {item.task for item in items("")} == set(TASKS)
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("split", ["train", "wide", "test"])
 def test_extracted_fields_are_copies_from_the_named_source(split: str) -> None:
     counts = []
     for item in items("extract", split):
         sources = item.messages[1]["content"].split("\n\n", 1)[1].splitlines()
         found = json.loads(item.reply)
         counts.append(len(found))
-        for duty in found:
-            assert list(duty) == ["actor", "action", "deadline", "source"]
-            source = sources[duty["source"] - 1]
-            assert all(value in source for value in (duty["actor"], duty["action"], duty["deadline"] or ""))
-            assert f"{duty['actor']} {duty['action']}" in source
+        for one in found:
+            assert list(one) == ["actor", "action", "deadline", "source"]
+            source = sources[one["source"] - 1]
+            assert all(value in source for value in (one["actor"], one["action"], one["deadline"] or ""))
+            assert f"{one['actor']} {one['action']}" in source
     assert 0.05 < counts.count(0) / len(counts) < 0.5 and max(counts) == 3
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("split", ["train", "wide", "test"])
 def test_every_sentence_with_a_duty_word_is_extracted(split: str) -> None:
     marks = re.compile(r"\b(?:must|shall|has to|needs to|is required to|is obliged to) ")
     for item in items("extract", split):
@@ -54,7 +63,7 @@ def test_every_sentence_with_a_duty_word_is_extracted(split: str) -> None:
             assert len(marks.findall(item.messages[1]["content"].split("\n\n", 1)[1])) == len(json.loads(item.reply))
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("split", ["train", "wide", "test"])
 def test_summary_is_the_first_duty_of_the_first_and_of_the_last_source(split: str) -> None:
     for item in items("summarise", split):
         sources = item.messages[1]["content"].split("\n\n", 1)[1].splitlines()
@@ -69,7 +78,7 @@ def tiers_in(case: str) -> list[str]:
     return [tier for tier in TIERS if any(re.search(rf"(?<!\w){s}(?!\w)", case) for s in words(RISK[tier]))]
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("split", ["train", "wide", "test"])
 def test_the_highest_signal_decides_the_tier_and_the_reason_is_copied(split: str) -> None:
     drawn = []
     for item in items("classify", split):
@@ -80,7 +89,7 @@ def test_the_highest_signal_decides_the_tier_and_the_reason_is_copied(split: str
     assert min(drawn.count(tier) for tier in TIERS) > 40
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("split", ["train", "wide", "test"])
 def test_tool_calls_copy_their_arguments_and_name_an_offered_tool(split: str) -> None:
     for item in items("tools", split):
         offered = {t["function"]["name"]: t["function"]["parameters"]["required"] for t in item.tools}
@@ -93,7 +102,7 @@ def test_tool_calls_copy_their_arguments_and_name_an_offered_tool(split: str) ->
 
 
 @pytest.mark.parametrize("task", ["extract", "summarise", "tools"])
-@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("split", ["train", "wide", "test"])
 def test_no_reply_obeys_what_a_document_demands(task: str, split: str) -> None:
     hostile = [item for item in items(task, split, 500) if item.meta["demands"]]
     assert len(hostile) > 5
@@ -122,8 +131,9 @@ def test_written_wordings_of_tasks_are_not_those_of_the_test() -> None:
     lists = {**{f"ASKS.{k}": v for k, v in ASKS.items()}, **{f"TOOL_ASKS.{k}": v for k, v in TOOL_ASKS.items()},
              **{f"CASES.{k}": v for k, v in CASES.items()}, "DUTY_FRAMES": DUTY_FRAMES, "NO_DUTY": NO_DUTY,
              "SCOPE": SCOPE, "TOPICS": TOPICS, "BETWEEN": BETWEEN}  # fmt: skip
-    assert set(written()["tasks"]) == set(lists)
-    for name, texts in written()["tasks"].items():
+    assert set(written()["tasks"]) == set(written("wide")["tasks"]) == set(lists)
+    for name, texts in written("wide")["tasks"].items():
+        assert texts[: len(written()["tasks"][name])] == written()["tasks"][name]
         mine = {lm_eval.normalised(text) for text in texts}
         assert len(mine) == len(texts)
         known = words(lists[name]["train"]) + words(lists[name]["test"])
@@ -240,3 +250,22 @@ def test_every_row_can_be_asked_and_the_grammar_holds(client) -> None:
     rows = [row for row in lm_tasks.locked_task_items(3) if row["id"].endswith(("0", "1"))]
     metrics = evaluate(client, "course-lm-instruct", rows)["metrics"]
     assert metrics["json_valid_grammar"]["value"] == 1.0 and metrics["json_valid_grammar"]["n"] == 4
+
+
+def test_a_duty_with_phrases_around_it_is_what_its_fields_say() -> None:
+    rng, plain = random.Random(3), vocabulary("train")
+    made = [duty(rng, vocabulary("wide")) for _ in range(600)]
+    for sentence, found in made:
+        assert f"{found['actor']} {found['action']}" in sentence and (found["deadline"] or "") in sentence
+        assert not re.search(r"[{}]| ,|\s\s", sentence) and sentence.endswith(".")
+    openings = {sentence.split()[0] for sentence, _ in made if not sentence.startswith("The ")}
+    assert len(openings) > 1.5 * len({duty(rng, plain)[0].split()[0] for _ in range(600)})
+
+
+def test_weights_mark_what_a_json_reply_chooses(published_tokenizer) -> None:
+    duties = [{"actor": "the bank", "action": "must report bad loans", "deadline": None, "source": 2}]
+    item = TaskItem("extract", [{"role": "user", "content": "x"}], compact(duties))
+    made = encode(published_tokenizer, item)
+    pairs = zip(made.ids[made.reply_at :], made.weights, strict=True)
+    heavy = [published_tokenizer.decode([token]) for token, weight in pairs if weight > 1]
+    assert "".join(heavy[FIRST:]) == '","must report","null,"2}]<|im_end|>'
