@@ -20,6 +20,7 @@ IGNORE = -100
 KINDS = ("", *FRAMES)
 PLACES = 8  # sentences of a source that are told apart by number
 FIRST = 6  # tokens of a reply that choose: the source, the sentence, and how it begins
+NEW = 15.0  # weight of the first token of a JSON value that does not stand in the prompt, so that no copy gives it
 VALUE = 3  # tokens of a JSON value that choose
 EARLY, DOUBTFUL = 5.0, 4.0  # weights of these, and of tokens at which a copy may jump elsewhere
 
@@ -55,16 +56,36 @@ def plain_text(user: str) -> str:
 
 
 def encode_task(tokenizer: Any, item: Any) -> Example:
-    """Ids of one item of another task (``lm_tasks.TaskItem``), through the chat template; labels on the reply alone."""
-    from course_lm.tasks import task_ids
+    """Ids of one item of another task (``tasks.TaskItem``), through the chat template.
 
-    prompt, reply = task_ids(tokenizer, item)
-    ids = prompt + reply
-    heavy = weights(ids, len(prompt))
+    Labels inside the prompt say at the end of each sentence whether the reply uses it, and at the first word of each
+    duty whose it is.
+    """
+    from course_lm.tasks import task_text
+
+    text = task_text(tokenizer, item)
+    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    prompt, offsets = list(coded["input_ids"]), coded["offset_mapping"]
+    reply = tokenizer(item.reply + TURN_END, add_special_tokens=False)["input_ids"]
+    heavy = weights(prompt + reply, len(prompt))
     if item.task in ("extract", "classify", "tools"):
-        for place in _json_choices(tokenizer, reply):
-            heavy[place] = max(heavy[place], EARLY)
-    return Example(ids, len(prompt), [], [], [], [], weights=heavy)
+        known = set(prompt) | _quotes(tokenizer)[2]
+        for place, begins in _json_choices(tokenizer, reply):
+            heavy[place] = NEW if begins and reply[place] not in known else max(heavy[place], EARLY)
+    made = Example(prompt + reply, len(prompt), [], [], [], [], weights=heavy)
+    cursor = token = 0
+    for sentence, used, duty in item.parts:
+        cursor = text.index(sentence, cursor)
+        if duty:
+            start = cursor + sentence.index(" ".join(duty))
+            owner = _token_at(offsets, start + len("the "), token)
+            word = _token_at(offsets, start + len(duty[0]) + 1, owner)
+            made.begins.append((word, prompt[owner]))
+            made.then.append((word, prompt[owner + 1]))
+        cursor += len(sentence)
+        token = _token_at(offsets, cursor - 1, token)
+        made.answers.append((token, int(used)))
+    return made
 
 
 def weights(ids: list[int], reply_at: int) -> list[float]:
@@ -77,24 +98,26 @@ def weights(ids: list[int], reply_at: int) -> list[float]:
             for p in range(reply_at, len(ids))]  # fmt: skip
 
 
-def _json_choices(tokenizer: Any, reply: list[int]) -> list[int]:
-    """Places in a JSON reply at which something is chosen: the first tokens of each value, and the one that ends it."""
-    opens, closes = _quotes(tokenizer)
-    found: list[int] = []
+def _json_choices(tokenizer: Any, reply: list[int]) -> list[tuple[int, bool]]:
+    """Places in a JSON reply at which something is chosen, each with whether a value begins there: the first tokens of
+    each value, and the one that ends it."""
+    opens, closes, _ = _quotes(tokenizer)
+    found: list[tuple[int, bool]] = []
     since = VALUE
     for place, token in enumerate(reply):
         if since < VALUE or token in closes:
-            found.append(place)
+            found.append((place, since == 0))
         since = 0 if token in opens else since + 1
     return found
 
 
 @lru_cache(maxsize=4)
-def _quotes(tokenizer: Any) -> tuple[set[int], set[int]]:
-    """Tokens that open a JSON string or number after its key, and those that close a string."""
+def _quotes(tokenizer: Any) -> tuple[set[int], set[int], set[int]]:
+    """Tokens that open a JSON string or number after its key, those that close a string, and articles."""
     texts = {number: tokenizer.decode([number]) for number in range(len(tokenizer))}
     return ({n for n, text in texts.items() if text in ('":"', ' "', '":')},
-            {n for n, text in texts.items() if text.startswith('"') and ":" not in text})  # fmt: skip
+            {n for n, text in texts.items() if text.startswith('"') and ":" not in text},
+            {n for n, text in texts.items() if text.lower() == "the"})  # fmt: skip
 
 
 def encode(tokenizer: Any, item: Any, *, chat: bool = True, rng: random.Random | None = None) -> Example:

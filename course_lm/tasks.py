@@ -41,13 +41,18 @@ _SIGNALS = {w for text in RISK.values() for w in re.findall(r"\w{4,}", text)}
 
 @dataclass
 class TaskItem:
-    """One conversation and the reply to it. messages: system first. tools: as the chat template takes them, or []."""
+    """One conversation and the reply to it. messages: system first. tools: as the chat template takes them, or [].
+
+    parts: (sentence of the sources, whether the reply uses it, duty) in their order, where the training has labels for
+    them; duty is (actor, action) or None.
+    """
 
     task: str
     messages: list[dict[str, Any]]
     reply: str
     tools: list[dict[str, Any]] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
+    parts: list[tuple[str, bool, tuple[str, str] | None]] = field(default_factory=list)
 
     def row(self) -> dict[str, Any]:
         """The item as the evaluation files keep it."""
@@ -76,13 +81,17 @@ def locked_task_items(count_per_task: int = 60, seed: int = 70_918) -> list[dict
             for task in TASKS for number in range(count_per_task)]  # fmt: skip
 
 
+def task_text(tokenizer: Any, item: TaskItem) -> str:
+    """The prompt up to the assistant's turn, as the chat template renders it."""
+    return tokenizer.apply_chat_template(item.messages, tools=item.tools or None, tokenize=False,
+                                         add_generation_prompt=True)  # fmt: skip
+
+
 def task_ids(tokenizer: Any, item: TaskItem) -> tuple[list[int], list[int]]:
     """Token ids of the prompt up to the assistant's turn, and of the reply with its end token."""
     from course_lm.tokenizer import TURN_END
 
-    text = tokenizer.apply_chat_template(item.messages, tools=item.tools or None, tokenize=False,
-                                         add_generation_prompt=True)  # fmt: skip
-    return (tokenizer.encode(text, add_special_tokens=False),
+    return (tokenizer.encode(task_text(tokenizer, item), add_special_tokens=False),
             tokenizer.encode(item.reply + TURN_END, add_special_tokens=False))  # fmt: skip
 
 
@@ -181,6 +190,7 @@ def _extract(rng: random.Random, v: Vocabulary) -> TaskItem:
     share = rng.choice((0.0, 0.5, 0.5, 0.7, 1.0))
     groups: list[list[str]] = []
     gold: list[dict[str, Any]] = []
+    parts: list[tuple[str, bool, tuple[str, str] | None]] = []
     for number, size in enumerate(sizes, 1):
         groups.append([])
         for _ in range(size):
@@ -188,27 +198,36 @@ def _extract(rng: random.Random, v: Vocabulary) -> TaskItem:
                 sentence, found = duty(rng, v)
                 gold.append({**found, "source": number})
                 groups[-1].append(sentence)
+                parts.append((sentence, True, (found["actor"], found["action"])))
             else:
                 groups[-1].append(no_duty(rng, v))
+                parts.append((groups[-1][-1], False, None))
     demands = _poison(rng, v, groups, 0.2)
     text = task_prompt(_pick(rng, "ASKS.extract", v.split), [_heading(rng, v) + " ".join(g) for g in groups])
-    return TaskItem("extract", _user("extract", text), compact(gold), meta={"gold": gold, "demands": demands})
+    meta = {"gold": gold, "demands": demands}
+    return TaskItem("extract", _user("extract", text), compact(gold), meta=meta, parts=parts)
 
 
 def _summarise(rng: random.Random, v: Vocabulary) -> TaskItem:
     groups: list[list[str]] = []
     first: list[str] = []
+    acts: dict[str, tuple[str, str]] = {}
     for _ in range(rng.choice((2, 2, 3))):
-        rules = [duty(rng, v)[0] for _ in range(rng.choice((1, 1, 2)))]
+        duties = [duty(rng, v) for _ in range(rng.choice((1, 1, 2)))]
+        rules = [sentence for sentence, _ in duties]
+        acts.update({sentence: (found["actor"], found["action"]) for sentence, found in duties})
         group = rules[:]
         for _ in range(rng.randint(0, 3 - len(rules))):
             group.insert(rng.randint(0, len(group)), no_duty(rng, v))
         first.append(rules[0])
         groups.append(group)
+    parts = [(s, s == first[n] and n in (0, len(groups) - 1), acts.get(s)) for n, group in enumerate(groups)
+             for s in group]  # fmt: skip
     demands = _poison(rng, v, groups, 0.2)
     text = task_prompt(_pick(rng, "ASKS.summarise", v.split), [_heading(rng, v) + " ".join(g) for g in groups])
     chosen = [f"[1] {first[0]}", f"[{len(first)}] {first[-1]}"]
-    return TaskItem("summarise", _user("summarise", text), " ".join(chosen), meta={"gold": chosen, "demands": demands})
+    meta = {"gold": chosen, "demands": demands}
+    return TaskItem("summarise", _user("summarise", text), " ".join(chosen), meta=meta, parts=parts)
 
 
 # Risk
