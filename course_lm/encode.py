@@ -58,8 +58,8 @@ def plain_text(user: str) -> str:
 def encode_task(tokenizer: Any, item: Any) -> Example:
     """Ids of one item of another task (``tasks.TaskItem``), through the chat template.
 
-    Labels inside the prompt say at the end of each sentence whether the reply uses it, and at the first word of each
-    duty whose it is.
+    Labels inside the prompt say at the end of each sentence whether the reply uses it, at the first word of each duty
+    whose it is, and at the end of a prompt for one JSON object what its last value begins with.
     """
     from course_lm.tasks import task_text
 
@@ -68,11 +68,15 @@ def encode_task(tokenizer: Any, item: Any) -> Example:
     prompt, offsets = list(coded["input_ids"]), coded["offset_mapping"]
     reply = tokenizer(item.reply + TURN_END, add_special_tokens=False)["input_ids"]
     heavy = weights(prompt + reply, len(prompt))
-    if item.task in ("extract", "classify", "tools"):
-        known = set(prompt) | _quotes(tokenizer)[2]
-        for place, begins in _json_choices(tokenizer, reply):
-            heavy[place] = NEW if begins and reply[place] not in known else max(heavy[place], EARLY)
     made = Example(prompt + reply, len(prompt), [], [], [], [], weights=heavy)
+    if item.task in ("extract", "classify", "tools"):
+        known, choices = set(prompt) | _quotes(tokenizer)[2], _json_choices(tokenizer, reply)
+        for place, begins in choices:
+            heavy[place] = NEW if begins and reply[place] not in known else max(heavy[place], EARLY)
+        starts = [place for place, begins in choices if begins]
+        if starts and item.task != "extract":
+            made.begins.append((len(prompt) - 1, reply[starts[-1]]))
+            made.then.append((len(prompt) - 1, reply[starts[-1] + 1]))
     cursor = token = 0
     for sentence, used, duty in item.parts:
         cursor = text.index(sentence, cursor)

@@ -269,3 +269,17 @@ def test_weights_mark_what_a_json_reply_chooses(published_tokenizer) -> None:
     pairs = zip(made.ids[made.reply_at :], made.weights, strict=True)
     heavy = [published_tokenizer.decode([token]) for token, weight in pairs if weight > 1]
     assert "".join(heavy[FIRST:]) == '","must report","null,"2}]<|im_end|>'
+
+
+@pytest.mark.parametrize("task", ["extract", "summarise"])
+def test_labels_say_which_sentence_is_used_and_whose_a_duty_is(published_tokenizer, task: str) -> None:
+    read = published_tokenizer.decode
+    for item in items(task, "wide", 60):
+        made = encode(published_tokenizer, item)
+        used = [used for _, used, _ in item.parts]
+        assert [label for _, label in made.answers] == used and sum(used) == len(item.meta["gold"])
+        owed = [duty for _, _, duty in item.parts if duty]
+        assert len(made.begins) == len(made.then) == len(owed)
+        for (place, first), (_, second), (actor, action) in zip(made.begins, made.then, owed, strict=True):
+            assert action.startswith(read([made.ids[place]]).strip())
+            assert f"{actor} {action}"[3:].startswith(read([first, second]))
