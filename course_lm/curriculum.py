@@ -18,6 +18,8 @@ _LEVELS = (
 )
 SINGLE = 0.5  # share of items with one sentence a source, as the course's prompts have them
 LEVELS = len(_LEVELS)
+# The same shares on the wide split, where single sentences are nearly learnt and corpus text is not.
+WIDE_SINGLE, CORPUS = 0.35, 0.52
 ALIKE = 0.4  # share of items whose sentences are alike, word by word, up to what tells them apart
 STRANGE = 0.35  # share of names and words of the training that are put together from tokens, so that all get copied
 AHEAD = 0.3  # share of items from the next level: a first sight of what comes
@@ -44,9 +46,11 @@ def sampler(
             return task_item(rng, v.split, strange=strange)
         ahead = min(level + (rng.random() < AHEAD), LEVELS - 1)
         sources, most, keys, silent, hostile, corpus = _LEVELS[ahead]
-        if rng.random() < SINGLE:
+        if rng.random() < (WIDE_SINGLE if wide else SINGLE):
             most, sources = 1, min(sources + level, 6)
         count = rng.randint(1 if rng.random() < 0.3 else 2, sources)
+        if wide and real is not None:
+            corpus = max(corpus, CORPUS)
         answerable, roll = rng.random() >= silent, rng.random()
         if real is not None and roll < corpus:
             return real(rng, sources=count, most=most, answerable=answerable, hostile=rng.random() < hostile)
