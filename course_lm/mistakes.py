@@ -1,7 +1,7 @@
 """Where replies go wrong: the first token that a checkpoint would not write, teacher-forced, by kind of mistake.
 
-Run it with ``python -m course_lm.mistakes FOLDER`` on any checkpoint. The items are new ones of the test split, never
-the locked rows.
+Run it with ``python -m course_lm.mistakes FOLDER`` on any checkpoint. The items are new ones, never the locked rows.
+Its lines cross the words of training and test with the wordings of both, and so say which of the two is not learnt.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import random
 import sys
 from collections import Counter
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from course_lm.encode import Example, collate, encode
@@ -16,11 +18,14 @@ from course_lm.encode import Example, collate, encode
 SEED, COUNT, BATCH = 555, 400, 8
 
 
-def first_mistakes(checkpoint: Path | str, most: int, count: int = COUNT, seed: int = SEED) -> Counter[str]:
+def first_mistakes(
+    checkpoint: Path | str, most: int, count: int = COUNT, seed: int = SEED, *, of: str = "test", said: str = "test"
+) -> Counter[str]:
     """How many of ``count`` replies are right, and the kinds of first mistake of the others.
 
-    most: sentences per source at most. Kinds: missing abstention, wrong abstention, wrong source, first words, jump (a
-    token that follows an equal token or pair of tokens elsewhere in the prompt), other.
+    most: sentences per source at most. of, said: the splits of the words and of the wordings. Kinds: missing
+    abstention, wrong abstention, wrong source, first words, jump (a token that follows an equal token or pair of tokens
+    elsewhere in the prompt), other.
     """
     import torch
     from transformers import LlamaForCausalLM
@@ -30,7 +35,7 @@ def first_mistakes(checkpoint: Path | str, most: int, count: int = COUNT, seed: 
     from course_lm.frames import Vocabulary
 
     model = LlamaForCausalLM.from_pretrained(str(checkpoint), dtype=torch.float32).eval()
-    tokenizer, rng, v = lm_tokenizer.load(checkpoint), random.Random(seed), Vocabulary.of("test")
+    tokenizer, rng, v = lm_tokenizer.load(checkpoint), random.Random(seed), replace(Vocabulary.of(of), split=said)
     found: Counter[str] = Counter()
     items = [frame_item(rng, v, sources=1 + number % 4, most=most, answerable=rng.random() >= 0.25,
                         hostile=rng.random() < 0.4) for number in range(count)]  # fmt: skip
@@ -60,10 +65,10 @@ def kind_of(example: Example, said: list[int], answerable: bool) -> str:
 
 
 def main() -> None:
-    """Prints one line for single sentences and one for up to three."""
-    for folder in sys.argv[1:]:
-        for most in (1, 3):
-            print(folder, f"sentences a source: up to {most}", dict(first_mistakes(folder, most).most_common()))
+    """Prints a line for each pair of splits, for single sentences and for up to three."""
+    for folder, most, (of, said) in product(sys.argv[1:], (1, 3), product(("train", "test"), repeat=2)):
+        found = first_mistakes(folder, most, of=of, said=said)
+        print(f"{folder}: up to {most} a source, words of {of}, wordings of {said}:", dict(found.most_common()))
 
 
 if __name__ == "__main__":

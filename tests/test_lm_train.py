@@ -149,6 +149,7 @@ def test_first_mistakes_are_named_by_their_kind() -> None:
 def test_first_mistakes_of_a_checkpoint_add_up(checkpoint: Path) -> None:
     found = first_mistakes(checkpoint, 3, count=12)
     assert found.total() == 12 and found["right"] < 12
+    assert first_mistakes(checkpoint, 1, count=6, of="train", said="test").total() == 6
 
 
 def test_unknown_stage_and_unknown_kind_are_refused(checkpoint: Path, tmp_path: Path) -> None:
