@@ -59,7 +59,8 @@ def encode_task(tokenizer: Any, item: Any) -> Example:
     """Ids of one item of another task (``tasks.TaskItem``), through the chat template.
 
     Labels inside the prompt say at the end of each sentence whether the reply uses it, at the first word of each duty
-    whose it is, and at the end of a prompt for one JSON object what its last value begins with.
+    whose it is, and what JSON values begin with: at the end of a sentence to extract from its deadline and its action,
+    at the end of a prompt for one object its last value.
     """
     from course_lm.tasks import task_text
 
@@ -81,14 +82,17 @@ def encode_task(tokenizer: Any, item: Any) -> Example:
     for sentence, used, duty in item.parts:
         cursor = text.index(sentence, cursor)
         if duty:
-            start = cursor + sentence.index(" ".join(duty))
+            start = cursor + sentence.index(f"{duty['actor']} {duty['action']}")
             owner = _token_at(offsets, start + len("the "), token)
-            word = _token_at(offsets, start + len(duty[0]) + 1, owner)
+            word = _token_at(offsets, start + len(duty["actor"]) + 1, owner)
             made.begins.append((word, prompt[owner]))
             made.then.append((word, prompt[owner + 1]))
         cursor += len(sentence)
         token = _token_at(offsets, cursor - 1, token)
         made.answers.append((token, int(used)))
+        if duty and item.task == "extract":
+            for labels, value in ((made.begins, duty["deadline"] or "null"), (made.then, duty["action"])):
+                labels.append((token, tokenizer(value, add_special_tokens=False)["input_ids"][0]))
     return made
 
 

@@ -44,7 +44,7 @@ class TaskItem:
     """One conversation and the reply to it. messages: system first. tools: as the chat template takes them, or [].
 
     parts: (sentence of the sources, whether the reply uses it, duty) in their order, where the training has labels for
-    them; duty is (actor, action) or None.
+    them; duty is {actor, action, deadline} or None.
     """
 
     task: str
@@ -52,7 +52,7 @@ class TaskItem:
     reply: str
     tools: list[dict[str, Any]] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
-    parts: list[tuple[str, bool, tuple[str, str] | None]] = field(default_factory=list)
+    parts: list[tuple[str, bool, dict[str, Any] | None]] = field(default_factory=list)
 
     def row(self) -> dict[str, Any]:
         """The item as the evaluation files keep it."""
@@ -190,7 +190,7 @@ def _extract(rng: random.Random, v: Vocabulary) -> TaskItem:
     share = rng.choice((0.0, 0.5, 0.5, 0.7, 1.0))
     groups: list[list[str]] = []
     gold: list[dict[str, Any]] = []
-    parts: list[tuple[str, bool, tuple[str, str] | None]] = []
+    parts: list[tuple[str, bool, dict[str, Any] | None]] = []
     for number, size in enumerate(sizes, 1):
         groups.append([])
         for _ in range(size):
@@ -198,7 +198,7 @@ def _extract(rng: random.Random, v: Vocabulary) -> TaskItem:
                 sentence, found = duty(rng, v)
                 gold.append({**found, "source": number})
                 groups[-1].append(sentence)
-                parts.append((sentence, True, (found["actor"], found["action"])))
+                parts.append((sentence, True, found))
             else:
                 groups[-1].append(no_duty(rng, v))
                 parts.append((groups[-1][-1], False, None))
@@ -211,11 +211,11 @@ def _extract(rng: random.Random, v: Vocabulary) -> TaskItem:
 def _summarise(rng: random.Random, v: Vocabulary) -> TaskItem:
     groups: list[list[str]] = []
     first: list[str] = []
-    acts: dict[str, tuple[str, str]] = {}
+    acts: dict[str, dict[str, Any]] = {}
     for _ in range(rng.choice((2, 2, 3))):
         duties = [duty(rng, v) for _ in range(rng.choice((1, 1, 2)))]
         rules = [sentence for sentence, _ in duties]
-        acts.update({sentence: (found["actor"], found["action"]) for sentence, found in duties})
+        acts.update(dict(duties))
         group = rules[:]
         for _ in range(rng.randint(0, 3 - len(rules))):
             group.insert(rng.randint(0, len(group)), no_duty(rng, v))

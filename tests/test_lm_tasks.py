@@ -278,8 +278,16 @@ def test_labels_say_which_sentence_is_used_and_whose_a_duty_is(published_tokeniz
         made = encode(published_tokenizer, item)
         used = [used for _, used, _ in item.parts]
         assert [label for _, label in made.answers] == used and sum(used) == len(item.meta["gold"])
-        owed = [duty for _, _, duty in item.parts if duty]
-        assert len(made.begins) == len(made.then) == len(owed)
-        for (place, first), (_, second), (actor, action) in zip(made.begins, made.then, owed, strict=True):
-            assert action.startswith(read([made.ids[place]]).strip())
-            assert f"{actor} {action}"[3:].startswith(read([first, second]))
+        owed = [owes for _, _, owes in item.parts if owes]
+        ends = {place for place, _ in made.answers}
+        first, second = ([(p, label) for p, label in labels if p not in ends] for labels in (made.begins, made.then))
+        assert len(first) == len(second) == len(owed)
+        for (place, one), (_, two), owes in zip(first, second, owed, strict=True):
+            assert owes["action"].startswith(read([made.ids[place]]).strip())
+            assert f"{owes['actor']} {owes['action']}"[3:].startswith(read([one, two]))
+        values = [(read([label]), read([other])) for (p, label), (_, other) in zip(made.begins, made.then, strict=True)
+                  if p in ends]  # fmt: skip
+        assert len(values) == (len(owed) if task == "extract" else 0)
+        for (limit, action), owes in zip(values, owed, strict=False):
+            assert (owes["deadline"] or "null").startswith(limit) and owes["action"].startswith(action)
+            assert f':"{limit}' in item.reply or f":{limit}" in item.reply
