@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -36,7 +38,7 @@ class Plan:
     ``fp32``, or ``auto`` for what multiplies faster here: bf16 on a GPU or a CPU with matrix units, else fp32.
     optimiser: ``adamw``, or ``muon`` for the matrices inside the blocks and AdamW for the rest. straighten: whether
     rare tokens are moved apart before the first step (``rare``). fused: train through ``trunk``, faster on a CPU in
-    bf16; needs a C++ compiler."""
+    bf16, and unused elsewhere; needs a C++ compiler."""
 
     stage: str = "pretrain"
     steps: int = 2000
@@ -75,6 +77,8 @@ def train(stage: str, out_dir: Path | str, *, device: str = "auto", start: Path 
     for name, known in (("precision", ("auto", "bf16", "fp32")), ("optimiser", ("adamw", "muon"))):
         if getattr(plan, name) not in known:
             raise UsageError(f"unknown {name} {getattr(plan, name)!r}", fix=f"use {', '.join(known)}")
+    if plan.fused and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        raise UsageError("fused needs a C++ compiler, and none is on the path", fix="install g++, or leave fused out")
     out.mkdir(parents=True, exist_ok=True)
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     run = _Run(plan, out, place, start, tokenizer, sampler or _default_sampler(real, plan.tasks), report, shape or {})

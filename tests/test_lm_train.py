@@ -152,11 +152,14 @@ def test_first_mistakes_of_a_checkpoint_add_up(checkpoint: Path) -> None:
     assert first_mistakes(checkpoint, 1, count=6, of="train", said="test").total() == 6
 
 
-def test_unknown_stage_and_unknown_kind_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+def test_unknown_stage_and_unknown_kind_are_refused(checkpoint: Path, tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(UsageError, match="unknown stage"):
         lm_train.train("magic", tmp_path)
     with pytest.raises(UsageError, match="unknown optimiser 'sgd'"):
         lm_train.train("sft", tmp_path, optimiser="sgd")
+    with monkeypatch.context() as bare, pytest.raises(UsageError, match="C\\+\\+ compiler"):
+        bare.setenv("PATH", str(tmp_path))
+        lm_train.train("sft", tmp_path, fused=True)
     with pytest.raises(ModelError, match="unknown quantisation"):
         lm_export.write_gguf(checkpoint, tmp_path / "x.gguf", kind="q1")
 
