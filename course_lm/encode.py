@@ -60,7 +60,8 @@ def encode_task(tokenizer: Any, item: Any) -> Example:
 
     Labels inside the prompt say at the end of each sentence whether the reply uses it, at the first word of each duty
     whose it is, and what JSON values begin with: at the end of a sentence to extract from its deadline and its action,
-    at the end of a prompt for one object its last value.
+    at the end of a prompt for one object its last value. Duties to extract, and the tokens of their objects, know their
+    number.
     """
     from course_lm.tasks import task_text
 
@@ -78,7 +79,7 @@ def encode_task(tokenizer: Any, item: Any) -> Example:
         if starts and item.task != "extract":
             made.begins.append((len(prompt) - 1, reply[starts[-1]]))
             made.then.append((len(prompt) - 1, reply[starts[-1] + 1]))
-    cursor = token = 0
+    cursor = token = number = 0
     for sentence, used, duty in item.parts:
         cursor = text.index(sentence, cursor)
         if duty:
@@ -90,10 +91,25 @@ def encode_task(tokenizer: Any, item: Any) -> Example:
         cursor += len(sentence)
         token = _token_at(offsets, cursor - 1, token)
         made.answers.append((token, int(used)))
+        if item.task == "extract":
+            made.places.append((token, number if duty else PLACES - 1))
         if duty and item.task == "extract":
+            number += 1
             for labels, value in ((made.begins, duty["deadline"] or "null"), (made.then, duty["action"])):
                 labels.append((token, tokenizer(value, add_special_tokens=False)["input_ids"][0]))
+    if number:
+        made.copied += _objects(tokenizer, reply, len(prompt))
     return made
+
+
+def _objects(tokenizer: Any, reply: list[int], reply_at: int) -> list[tuple[int, int]]:
+    """The place of each token of a JSON list of objects, with the number of its object."""
+    opens, found, number = tokenizer.convert_tokens_to_ids('{"'), [], -1
+    for place, token in enumerate(reply[:-1]):
+        number += token == opens
+        if number >= 0:
+            found.append((reply_at + place, min(number, PLACES - 1)))
+    return found
 
 
 def weights(ids: list[int], reply_at: int) -> list[float]:

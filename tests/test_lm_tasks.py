@@ -291,3 +291,16 @@ def test_labels_say_which_sentence_is_used_and_whose_a_duty_is(published_tokeniz
         for (limit, action), owes in zip(values, owed, strict=False):
             assert (owes["deadline"] or "null").startswith(limit) and owes["action"].startswith(action)
             assert f':"{limit}' in item.reply or f":{limit}" in item.reply
+
+
+def test_duties_and_their_objects_know_their_number(published_tokenizer) -> None:
+    for item in items("extract", "wide", 60):
+        made = encode(published_tokenizer, item)
+        owed = [bool(owes) for _, _, owes in item.parts]
+        assert [label for _, label in made.places] == [sum(owed[:n]) if owes else 7 for n, owes in enumerate(owed)]
+        texts: dict[int, list[int]] = {}
+        for place, number in made.copied:
+            texts.setdefault(number, []).append(made.ids[place])
+        read = [published_tokenizer.decode(tokens) for tokens in texts.values()]
+        gold = item.meta["gold"]
+        assert len(read) == len(gold) and all(compact(one) in text for one, text in zip(gold, read, strict=True))
