@@ -22,7 +22,7 @@ PLACES = 8  # sentences of a source that are told apart by number
 FIRST = 6  # tokens of a reply that choose: the source, the sentence, and how it begins
 NEW = 15.0  # weight of the first token of a JSON value that does not stand in the prompt, so that no copy gives it
 VALUE = 3  # tokens of a JSON value that choose
-EARLY, DOUBTFUL = 5.0, 4.0  # weights of these, and of tokens at which a copy may jump elsewhere
+EARLY, DOUBTFUL = 5.0, 6.0  # weights of these, and of tokens at which a copy may jump elsewhere
 
 
 @dataclass
