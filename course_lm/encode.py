@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 from course_lm.data import STOP, Item, prompt_texts, stems
 from course_lm.lexicon import FRAMES
 from course_lm.tokenizer import TURN_END, TURN_START
 
-IGNORE = -100
 KINDS = ("", *FRAMES)
 PLACES = 8  # sentences of a source that are told apart by number
 FIRST = 6  # tokens of a reply that choose: the source, the sentence, and how it begins
-NEW = 15.0  # weight of the first token of a JSON value that does not stand in the prompt, so that no copy gives it
-VALUE = 3  # tokens of a JSON value that choose
 EARLY, DOUBTFUL = 5.0, 6.0  # weights of these, and of tokens at which a copy may jump elsewhere
 
 
@@ -55,63 +51,6 @@ def plain_text(user: str) -> str:
     return f"{user}\nAnswer:\n"
 
 
-def encode_task(tokenizer: Any, item: Any) -> Example:
-    """Ids of one item of another task (``tasks.TaskItem``), through the chat template.
-
-    Labels inside the prompt say at the end of each sentence whether the reply uses it, at the first word of each duty
-    whose it is, and what JSON values begin with: at the end of a sentence to extract from its deadline and its action,
-    at the end of a prompt for one object its last value. Duties to extract, and the tokens of their objects, know their
-    number.
-    """
-    from course_lm.tasks import task_text
-
-    text = task_text(tokenizer, item)
-    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    prompt, offsets = list(coded["input_ids"]), coded["offset_mapping"]
-    reply = tokenizer(item.reply + TURN_END, add_special_tokens=False)["input_ids"]
-    heavy = weights(prompt + reply, len(prompt))
-    made = Example(prompt + reply, len(prompt), [], [], [], [], weights=heavy)
-    if item.task in ("extract", "classify", "tools"):
-        known, choices = set(prompt) | _quotes(tokenizer)[2], _json_choices(tokenizer, reply)
-        for place, begins in choices:
-            heavy[place] = NEW if begins and reply[place] not in known else max(heavy[place], EARLY)
-        starts = [place for place, begins in choices if begins]
-        if starts and item.task != "extract":
-            made.begins.append((len(prompt) - 1, reply[starts[-1]]))
-            made.then.append((len(prompt) - 1, reply[starts[-1] + 1]))
-    cursor = token = number = 0
-    for sentence, used, duty in item.parts:
-        cursor = text.index(sentence, cursor)
-        if duty:
-            start = cursor + sentence.index(f"{duty['actor']} {duty['action']}")
-            owner = _token_at(offsets, start + len("the "), token)
-            word = _token_at(offsets, start + len(duty["actor"]) + 1, owner)
-            made.begins.append((word, prompt[owner]))
-            made.then.append((word, prompt[owner + 1]))
-        cursor += len(sentence)
-        token = _token_at(offsets, cursor - 1, token)
-        made.answers.append((token, int(used)))
-        if item.task == "extract":
-            made.places.append((token, number if duty else PLACES - 1))
-        if duty and item.task == "extract":
-            number += 1
-            for labels, value in ((made.begins, duty["deadline"] or "null"), (made.then, duty["action"])):
-                labels.append((token, tokenizer(value, add_special_tokens=False)["input_ids"][0]))
-    if number:
-        made.copied += _objects(tokenizer, reply, len(prompt))
-    return made
-
-
-def _objects(tokenizer: Any, reply: list[int], reply_at: int) -> list[tuple[int, int]]:
-    """The place of each token of a JSON list of objects, with the number of its object."""
-    opens, found, number = tokenizer.convert_tokens_to_ids('{"'), [], -1
-    for place, token in enumerate(reply[:-1]):
-        number += token == opens
-        if number >= 0:
-            found.append((reply_at + place, min(number, PLACES - 1)))
-    return found
-
-
 def weights(ids: list[int], reply_at: int) -> list[float]:
     """How much each token of the reply counts: more at its start, and where the two tokens before it stand in the
     prompt more than once and other tokens follow them."""
@@ -122,31 +61,11 @@ def weights(ids: list[int], reply_at: int) -> list[float]:
             for p in range(reply_at, len(ids))]  # fmt: skip
 
 
-def _json_choices(tokenizer: Any, reply: list[int]) -> list[tuple[int, bool]]:
-    """Places in a JSON reply at which something is chosen, each with whether a value begins there: the first tokens of
-    each value, and the one that ends it."""
-    opens, closes, _ = _quotes(tokenizer)
-    found: list[tuple[int, bool]] = []
-    since = VALUE
-    for place, token in enumerate(reply):
-        if since < VALUE or token in closes:
-            found.append((place, since == 0))
-        since = 0 if token in opens else since + 1
-    return found
-
-
-@lru_cache(maxsize=4)
-def _quotes(tokenizer: Any) -> tuple[set[int], set[int], set[int]]:
-    """Tokens that open a JSON string or number after its key, those that close a string, and articles."""
-    texts = {number: tokenizer.decode([number]) for number in range(len(tokenizer))}
-    return ({n for n, text in texts.items() if text in ('":"', ' "', '":')},
-            {n for n, text in texts.items() if text.startswith('"') and ":" not in text},
-            {n for n, text in texts.items() if text.lower() == "the"})  # fmt: skip
-
-
 def encode(tokenizer: Any, item: Any, *, chat: bool = True, rng: random.Random | None = None) -> Example:
     """Ids and labels of one item; ``spread`` are prompt positions on which next-token prediction is trained too."""
     if not isinstance(item, Item):
+        from course_lm.encode_task import encode_task
+
         return encode_task(tokenizer, item)
     system, user, reply = prompt_texts(item)
     head = chat_text(system, "\0").partition("\0")[0] if chat else ""
@@ -159,7 +78,7 @@ def encode(tokenizer: Any, item: Any, *, chat: bool = True, rng: random.Random |
     asked, answers, begins, then, kinds, places = [], [], [], [], [], []
     if item.kind:
         ends = (len(head) + len(f"Question: {item.question}"), len(head) + len(user))
-        kinds = [(_token_at(offsets, end - 1, 0), KINDS.index(item.kind)) for end in ends]
+        kinds = [(token_at(offsets, end - 1, 0), KINDS.index(item.kind)) for end in ends]
     cursor = len(head) + len(f"Question: {item.question}\n\n")
     token = 0
     for number, text in enumerate(item.sources()):
@@ -169,8 +88,8 @@ def encode(tokenizer: Any, item: Any, *, chat: bool = True, rng: random.Random |
         place = cursor + (len(item.titles[number]) + 1 if item.titles[number] else 0)
         for index, sentence in enumerate(item.sentences[number]):
             place = prompt.index(sentence, place)
-            first = _token_at(offsets, place, token)
-            last = token = _token_at(offsets, place + len(sentence) - 1, first)
+            first = token_at(offsets, place, token)
+            last = token = token_at(offsets, place + len(sentence) - 1, first)
             answers.append((last, int(item.gold == (number, index))))
             begins.append((last, ids[first]))
             then.append((last, ids[first + 1]))
@@ -188,7 +107,7 @@ def encode(tokenizer: Any, item: Any, *, chat: bool = True, rng: random.Random |
     return Example(ids, reply_at, asked, answers, begins, spread, kinds, places, copied, heavy, then)
 
 
-def _token_at(offsets: list[tuple[int, int]], char: int, hint: int) -> int:
+def token_at(offsets: list[tuple[int, int]], char: int, hint: int) -> int:
     """Index of the token that covers a character, at or after ``hint``."""
     index = hint
     while offsets[index][1] <= char:

@@ -285,8 +285,8 @@ def test_labels_say_which_sentence_is_used_and_whose_a_duty_is(published_tokeniz
         for (place, one), (_, two), owes in zip(first, second, owed, strict=True):
             assert owes["action"].startswith(read([made.ids[place]]).strip())
             assert f"{owes['actor']} {owes['action']}"[3:].startswith(read([one, two]))
-        values = [(read([label]), read([other])) for (p, label), (_, other) in zip(made.begins, made.then, strict=True)
-                  if p in ends]  # fmt: skip
+        at_ends = [[label for p, label in labels if p in ends] for labels in (made.begins, made.then)]
+        values = [(read([limit]), read([action])) for limit, action in zip(*at_ends, strict=True)]
         assert len(values) == (len(owed) if task == "extract" else 0)
         for (limit, action), owes in zip(values, owed, strict=False):
             assert (owes["deadline"] or "null").startswith(limit) and owes["action"].startswith(action)
