@@ -47,7 +47,7 @@ def stages(tmp_path_factory) -> dict[str, Path]:
     tokenizer = lm_tokenizer.train([*plain_texts(150, 1), *texts * 25], vocab_size=1000)
     made = {"pretrain": lm_train.train("pretrain", root / "pretrain", tokenizer=tokenizer, shape=TINY, steps=6,
                                        eval_every=6, **QUICK)}  # fmt: skip
-    made["sft"] = lm_train.train("sft", root / "sft", start=made["pretrain"], sampler=few, steps=200, eval_every=100,
+    made["sft"] = lm_train.train("sft", root / "sft", start=made["pretrain"], sampler=few, steps=300, eval_every=100,
                                  lr=6e-3, warmup=5, **QUICK)  # fmt: skip
     pairs = list(lm_dpo.pairs(tokenizer, few, 16))
     made["dpo"] = lm_dpo.train(made["sft"], root / "dpo", made=pairs, device="cpu", steps=4, batch=4, every=2, lr=1e-5)
