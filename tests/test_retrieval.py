@@ -238,7 +238,7 @@ def test_the_exact_store_finds_what_chroma_finds(seed: int, n: int) -> None:
     vectors = draw.normal(size=(sum(len(chunk.sentences) for chunk in chunks), 24)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     keys = {doc.key for doc in DOCUMENTS if draw.random() < 0.7}
-    gone, asked = DOCUMENTS[int(draw.integers(len(DOCUMENTS)))].key, vectors[0] + vectors[-1]
+    gone, asked = DOCUMENTS[int(draw.integers(len(DOCUMENTS)))].key, vectors[0] + 2 * vectors[-1]  # no tie
     stores = VectorStore(), ExactStore()
     for store in stores:
         store.add(chunks, vectors)
