@@ -131,14 +131,13 @@ def duty(rng: random.Random, v: Vocabulary) -> tuple[str, dict[str, Any]]:
 def _composed(rng: random.Random, v: Vocabulary) -> tuple[str, dict[str, str]]:
     """A frame of a duty with phrases before and after it, at most one of them a time, and the slots of the phrases."""
     around = written("wide")["around"]
-    before, after = ([text.replace("{A}", "{A2}").replace("{O}", "{O2}") for text in around[name]]
-                     for name in ("LEADS", "TRAILS"))  # fmt: skip
-    front = rng.choice(before) if rng.random() < 0.6 else ""
-    back = rng.choice(after) if rng.random() < 0.6 else ""
+    front = rng.choice(around["LEADS"]) if rng.random() < 0.6 else ""
+    back = rng.choice(around["TRAILS"]) if rng.random() < 0.6 else ""
     if (roll := rng.random()) < 0.25:
         front = rng.choice(around["TIMES_START"])
     elif roll < 0.5:
         back = " ".join([rng.choice(around["TIMES_END"]), back if rng.random() < 0.4 else ""])
+    front, back = (part.replace("{A}", "{A2}").replace("{O}", "{O2}") for part in (front, back))
     text = " ".join(f"{front} {{A}} {{D}} {{v}} {{O}} {back}".split()).replace(" ,", ",")
     return text + ".", {"A2": rng.choice(v.actors), "O2": object_name(rng, v)[0], "X": invented(rng, 2).capitalize(),
                         "C": _pick(rng, "CHANNELS", v.split)}  # fmt: skip
@@ -215,7 +214,7 @@ def _summarise(rng: random.Random, v: Vocabulary) -> TaskItem:
     for _ in range(rng.choice((2, 2, 3))):
         duties = [duty(rng, v) for _ in range(rng.choice((1, 1, 2)))]
         rules = [sentence for sentence, _ in duties]
-        acts.update(dict(duties))
+        acts |= dict(duties)
         group = rules[:]
         for _ in range(rng.randint(0, 3 - len(rules))):
             group.insert(rng.randint(0, len(group)), no_duty(rng, v))

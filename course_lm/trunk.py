@@ -7,7 +7,6 @@ prompt, nor those that a causal mask would throw away.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -22,8 +21,11 @@ def hidden_states(model: Any, ids: torch.Tensor) -> list[torch.Tensor]:
     The input of each block, then the output of the last one after the final norm; all (batch, length, width).
     """
     inner, config = model.model, model.config
-    cos, sin = _angles(ids.shape[1], config)
     x = inner.embed_tokens(ids)
+    turns = inner.rotary_emb(
+        x, torch.arange(ids.shape[1], device=ids.device)[None]
+    )  # each (1, length, size), twice half
+    cos, sin = (part[:, :, None, : config.head_dim // 2] for part in turns)
     states = [x]
     for layer in inner.layers:
         attention, feed = layer.self_attn, layer.mlp
@@ -38,16 +40,6 @@ def hidden_states(model: Any, ids: torch.Tensor) -> list[torch.Tensor]:
         states.append(x)
     states[-1] = _norm(x, inner.norm.weight, config.rms_norm_eps).float()
     return states
-
-
-@functools.lru_cache(maxsize=64)
-def _rotary(length: int, size: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
-    turns = torch.outer(torch.arange(length).float(), theta ** (-torch.arange(0, size, 2).float() / size))
-    return turns.cos()[None, :, None], turns.sin()[None, :, None]
-
-
-def _angles(length: int, config: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    return _rotary(length, config.head_dim, float(config.rope_parameters["rope_theta"]))
 
 
 @torch.compile(dynamic=True)
