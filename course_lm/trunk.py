@@ -22,9 +22,7 @@ def hidden_states(model: Any, ids: torch.Tensor) -> list[torch.Tensor]:
     """
     inner, config = model.model, model.config
     x = inner.embed_tokens(ids)
-    turns = inner.rotary_emb(
-        x, torch.arange(ids.shape[1], device=ids.device)[None]
-    )  # each (1, length, size), twice half
+    turns = inner.rotary_emb(x, torch.arange(ids.shape[1])[None])  # (1, length, size); its halves are equal
     cos, sin = (part[:, :, None, : config.head_dim // 2] for part in turns)
     states = [x]
     for layer in inner.layers:
