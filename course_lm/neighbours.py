@@ -5,6 +5,7 @@ A model that trains beside random neighbours meets its hardest ones only at work
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ def nearest(
     model = embedder or default_embedder()
     vectors = model.encode([sentence for _, sentence in pairs])
 
+    @functools.lru_cache(maxsize=40_000)  # written questions come again and again
     def near(question: str) -> list[tuple[Passage, str]]:
         cosine = vectors @ model.encode([question], persist=False)[0]
         first = [pairs[i] for i in np.argsort(-cosine, kind="stable")[: 2 * most]]

@@ -44,7 +44,8 @@ requires=demands|covers=includes|allows=permits|forbids=prohibits|names=lists|qu
 once=one time|annually=each year|identity=who someone is|deadline=time limit|backup=copy|access=entry|
 authority=regulator|
 person=individual"""
-RETRIEVED = 0.65  # share of corpus items whose sources a retriever chose
+RETRIEVED = 0.8  # share of corpus items whose sources a retriever chose
+RANKED = 0.75  # share of these whose sources stand as the retriever ranked them, best first
 
 
 @dataclass(frozen=True)
@@ -181,13 +182,16 @@ def planted() -> list[str]:
     return [text for row in json.loads(read_text(path)) for text in row["planted"]] if path.exists() else []
 
 
-def written_questions() -> dict[str, list[str]]:
-    """Questions written for the corpus, by a part of the sentence that answers them."""
+def written_questions(name: str = "questions") -> dict[str, list[str]]:
+    """Questions written for the corpus, by a part of the sentence that answers them.
+
+    name: ``questions``, or ``questions_wide`` for those in quite other words, which training alone reads.
+    """
     from course_lib.models import model_folder
     from course_lib.strict import read_text
 
     found: dict[str, list[str]] = {}
-    for line in read_text(model_folder() / "data" / "questions.tsv").splitlines():
+    for line in read_text(model_folder() / "data" / f"{name}.tsv").splitlines():
         part, *questions = line.split("\t")
         found.setdefault(part, []).extend(questions)
     return found
@@ -213,8 +217,9 @@ def maker(
     have them as their sources, each of one sentence.
     """
     found = clean_passages(root)
-    asked = [(p, i, texts) for part, texts in written_questions().items() for p in found
-             for i, s in enumerate(p.sentences) if part in s]  # fmt: skip
+    written = [*written_questions().items(), *written_questions("questions_wide").items()]
+    asked = [(p, i, text) for part, texts in written for p in found for i, s in enumerate(p.sentences) if part in s
+             for text in texts]  # fmt: skip
     by_key: dict[str, list[Passage]] = {}
     for passage in found:
         by_key.setdefault(passage.key, []).append(passage)
@@ -223,9 +228,8 @@ def maker(
 
     def draw(rng: random.Random, *, sources: int, most: int, answerable: bool, hostile: bool) -> Item:
         if asked and split == "train" and rng.random() < 0.7:
-            home, place, texts = rng.choice(asked)
-            gold, question = home.sentences[place], rng.choice(texts)
-            keys = stems(question)
+            home, place, question = rng.choice(asked)
+            gold, keys = home.sentences[place], stems(question)
         else:
             home = rng.choice(found)
             place = rng.randrange(len(home.sentences))
@@ -273,15 +277,21 @@ def _retrieved(
 ) -> Item:
     """An item, still without its question, on sentences of ``ranked`` but for other versions of the home document.
 
-    The sentence ``gold`` stands among its sources if, and only if, it is answerable.
+    The sentence ``gold`` stands among its sources if, and only if, it is answerable. Most have the order of ``ranked``,
+    so that the model learns how far to trust it.
     """
-    others = [(p.title, s) for p, s in ranked if s != gold and (p.title != home.title or p.key == home.key)]
+    others = [(rank, p.title, s) for rank, (p, s) in enumerate(ranked)
+              if s != gold and (p.title != home.title or p.key == home.key)]  # fmt: skip
     count = sources - 1 if answerable else sources
     rows = rng.sample(others[: count + 2], min(count, len(others)))
-    rows += [(home.title, gold)] if answerable else []
-    rng.shuffle(rows)
-    place = ([s for _, s in rows].index(gold), 0) if answerable else None
-    return Item("", [t for t, _ in rows], [[s] for _, s in rows], place, family="retrieved")
+    if answerable:
+        rows.append((next((rank for rank, (_, s) in enumerate(ranked) if s == gold), len(ranked)), home.title, gold))
+    if rng.random() < RANKED:
+        rows.sort()
+    else:
+        rng.shuffle(rows)
+    place = ([s for _, _, s in rows].index(gold), 0) if answerable else None
+    return Item("", [t for _, t, _ in rows], [[s] for _, _, s in rows], place, family="retrieved")
 
 
 def _window(rng: random.Random, passage: Passage, most: int, place: int | None) -> list[str]:

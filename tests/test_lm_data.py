@@ -173,7 +173,7 @@ def test_judging_separates_citation_quote_and_obedience() -> None:
 
 
 def test_retrieved_items_hold_what_fits_the_question_best() -> None:
-    """Half of the corpus items stand beside the sentences nearest to the question, and only one of them answers."""
+    """Most corpus items stand beside the sentences nearest to the question, most in that order, and one of them answers."""
     found = lm_real.clean_passages()
     asked: dict[str, list[str]] = {}
 
@@ -186,12 +186,16 @@ def test_retrieved_items_hold_what_fits_the_question_best() -> None:
     draw, rng = lm_real.maker(retrieve=retrieve), random.Random(3)
     made = [draw(rng, sources=3, most=2, answerable=i % 3 > 0, hostile=False) for i in range(60)]
     retrieved = [item for item in made if item.family == "retrieved"]
-    assert 15 < len(retrieved) < 45 and any(item.gold is None for item in retrieved)
+    assert 30 < len(retrieved) < 60 and any(item.gold is None for item in retrieved)
+    in_order = 0
     for item in retrieved:
         shown = [sentence for source in item.sentences for sentence in source]
         gold = item.sentences[item.gold[0]] if item.gold else []
         assert all(sentence in asked[item.question] for sentence in shown if sentence not in gold)
         assert len(shown) == 3 and len({*shown}) == 3
+        ranks = [asked[item.question].index(s) if s in asked[item.question] else 99 for s in shown]
+        in_order += ranks == sorted(ranks)
+    assert len(retrieved) / 2 < in_order < len(retrieved)
     question = "How soon must a personal data breach be notified to the supervisory authority?"
     titles = {passage.title for passage, _ in near(question)}
     assert any("breach" in title.lower() or "GDPR" in title for title in titles)
@@ -204,6 +208,13 @@ def test_tokens_at_which_a_copy_may_jump_weigh_more() -> None:
     assert got[: lm_encode.FIRST] == [lm_encode.EARLY] * 6
     rest = got[lm_encode.FIRST :]
     assert rest == [1.0, 1.0, lm_encode.DOUBTFUL, 1.0, 1.0], "after 1 2 the prompt goes on with 3 or with 4"
+
+
+def test_the_first_token_of_an_abstention_weighs_more(tokenizer) -> None:
+    made = [(item.gold, lm_encode.encode(tokenizer, item).weights) for item in items(60)]
+    silent = [weights for gold, weights in made if gold is None]
+    assert silent and all(w[0] == lm_encode.EARLY * lm_encode.SILENT and w[1] == lm_encode.EARLY for w in silent)
+    assert all(weights[0] == lm_encode.EARLY for gold, weights in made if gold is not None)
 
 
 def test_words_know_the_number_of_their_sentence(tokenizer) -> None:
