@@ -173,7 +173,7 @@ def test_judging_separates_citation_quote_and_obedience() -> None:
 
 
 def test_retrieved_items_hold_what_fits_the_question_best() -> None:
-    """Most corpus items stand beside the sentences nearest to the question, most in that order, and one of them answers."""
+    """Most corpus items stand beside the sentences nearest to the question, most in that order; one of them answers."""
     found = lm_real.clean_passages()
     asked: dict[str, list[str]] = {}
 
