@@ -280,18 +280,17 @@ def _retrieved(
     The sentence ``gold`` stands among its sources if, and only if, it is answerable. Most have the order of ``ranked``,
     so that the model learns how far to trust it.
     """
-    others = [(rank, p.title, s) for rank, (p, s) in enumerate(ranked)
-              if s != gold and (p.title != home.title or p.key == home.key)]  # fmt: skip
+    others = [(p.title, s) for p, s in ranked if s != gold and (p.title != home.title or p.key == home.key)]
     count = sources - 1 if answerable else sources
     rows = rng.sample(others[: count + 2], min(count, len(others)))
-    if answerable:
-        rows.append((next((rank for rank, (_, s) in enumerate(ranked) if s == gold), len(ranked)), home.title, gold))
+    rows += [(home.title, gold)] if answerable else []
     if rng.random() < RANKED:
-        rows.sort()
+        order = [s for _, s in ranked] + [gold]  # last where the retriever did not find it
+        rows.sort(key=lambda row: order.index(row[1]))
     else:
         rng.shuffle(rows)
-    place = ([s for _, _, s in rows].index(gold), 0) if answerable else None
-    return Item("", [t for _, t, _ in rows], [[s] for _, _, s in rows], place, family="retrieved")
+    place = ([s for _, s in rows].index(gold), 0) if answerable else None
+    return Item("", [t for t, _ in rows], [[s] for _, s in rows], place, family="retrieved")
 
 
 def _window(rng: random.Random, passage: Passage, most: int, place: int | None) -> list[str]:

@@ -26,9 +26,11 @@ def test_card_is_what_the_results_render() -> None:
     assert (FOLDER / "MODEL_CARD.md").read_text(encoding="utf-8") == card
 
 
+@pytest.mark.parametrize("name", ["questions", "questions_wide"])
 @pytest.mark.parametrize("split", ["dev", "locked_test"])
-def test_no_written_training_question_is_an_evaluation_question(split: str) -> None:
-    written = {lm_eval.normalised(text) for texts in written_questions().values() for text in texts}
+def test_no_written_training_question_is_an_evaluation_question(split: str, name: str) -> None:
+    written = {lm_eval.normalised(text) for texts in written_questions(name).values() for text in texts}
+    assert len(written) > 10_000
     assert not written & {lm_eval.normalised(question.question) for question in load_questions(split)}
 
 
