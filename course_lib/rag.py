@@ -115,12 +115,12 @@ def quotable(
 ) -> list[tuple[Chunk, str]]:
     """The ``most`` sentences of all chunks that fit the question best, each with its chunk and as ``title: sentence``.
 
-    They keep the order of the chunks and, within one, of the text. A source of one sentence leaves a small model one
-    choice, which source, and the copy cannot drift into a neighbour.
+    Best first, as course-lm learnt to read them. A source of one sentence leaves a small model one choice, which
+    source, and the copy cannot drift into a neighbour.
     """
     pairs = [(chunk, s) for chunk in chunks for s in chunk.sentences or split_sentences(chunk.text)]
     scores = sentence_scores(question, [sentence for _, sentence in pairs], embedder)
-    kept = sorted(sorted(range(len(pairs)), key=lambda i: (-scores[i], i))[:most])
+    kept = sorted(range(len(pairs)), key=lambda i: (-scores[i], i))[:most]
     return [(pairs[i][0], f"{pairs[i][0].title}: {pairs[i][1]}") for i in kept]
 
 

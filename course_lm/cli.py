@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json as jsonlib
 import os
 import platform
@@ -238,14 +239,14 @@ def _progress(quiet: bool) -> Any:
 
 
 def setting(text: str, example: str = "lr=8e-4") -> tuple[str, Any]:
-    """NAME=VALUE as a pair; the value is JSON where it can be, else text."""
+    """NAME=VALUE as a pair; the value is JSON or a number where it can be, else text."""
     name, sign, value = text.partition("=")
     if not sign:
         raise UsageError(f"-p {text!r} is not NAME=VALUE.", fix=f"-p {example}")
-    try:
-        return name, jsonlib.loads(value)
-    except ValueError:
-        return name, value
+    for read in (jsonlib.loads, float):  # ``.5`` is no JSON
+        with contextlib.suppress(ValueError):
+            return name, read(value)
+    return name, value
 
 
 def _say(values: dict[str, Any], json: bool) -> None:

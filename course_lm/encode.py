@@ -19,7 +19,8 @@ KINDS = ("", *FRAMES)
 PLACES = 8  # sentences of a source that are told apart by number
 FIRST = 6  # tokens of a reply that choose: the source, the sentence, and how it begins
 EARLY, DOUBTFUL = 5.0, 6.0  # weights of these, and of tokens at which a copy may jump elsewhere
-SILENT = 3.0  # how much heavier the first token of an abstention is than that of an answer
+SILENT = 3.0  # how much heavier the first token of an abstention is than that of an answer, but not on the corpus
+ON_CORPUS = ("corpus", "retrieved")  # families of items; there a heavier abstention made real answers abstain
 
 
 @dataclass
@@ -105,7 +106,7 @@ def encode(tokenizer: Any, item: Any, *, chat: bool = True, rng: random.Random |
     if item.gold is not None:  # from the token that closes the citation on
         copied = [(p, min(item.gold[1], PLACES - 1)) for p in range(reply_at + 1, len(ids) - 1)]
     heavy = weights(ids, reply_at)
-    if item.gold is None:
+    if item.gold is None and not item.family.startswith(ON_CORPUS):
         heavy[0] *= SILENT
     return Example(ids, reply_at, asked, answers, begins, spread, kinds, places, copied, heavy, then)
 

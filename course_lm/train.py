@@ -67,12 +67,19 @@ def train(stage: str, out_dir: Path | str, *, device: str = "auto", start: Path 
     """Train one stage into ``out_dir`` (safetensors, tokenizer, ``state.pt``, ``log.jsonl``); returns that folder.
 
     start: a checkpoint folder to begin from. When ``out_dir`` holds ``state.pt`` the run resumes there. settings:
-    fields of ``Plan``. report: called with each log record. Raises UsageError for an unknown stage.
+    fields of ``Plan``. report: called with each log record. Raises UsageError for a stage or setting that is not known,
+    and for a value of the wrong kind.
     """
     import torch
 
     if stage not in ("pretrain", "sft"):
         raise UsageError(f"unknown stage {stage!r}", fix="use pretrain or sft")
+    kinds = {name: type(value) for name, value in vars(Plan()).items()}
+    for name, value in settings.items():
+        if name not in kinds:
+            raise UsageError(f"the training plan has no {name!r}", fix=f"use one of {', '.join(kinds)}")
+        if not isinstance(value, str if kinds[name] is str else (int, kinds[name])):
+            raise UsageError(f"{name} is a {kinds[name].__name__}, not {value!r}", fix=f"{name}={getattr(Plan, name)}")
     plan, out = Plan(stage=stage, **settings), Path(out_dir)
     for name, known in (("precision", ("auto", "bf16", "fp32")), ("optimiser", ("adamw", "muon"))):
         if getattr(plan, name) not in known:
@@ -85,6 +92,8 @@ def train(stage: str, out_dir: Path | str, *, device: str = "auto", start: Path 
     run.resume()
     while run.done() < 1.0:
         run.advance()
+    if run.sums:
+        run.look()
     run.save(final=True)
     return out
 
@@ -232,7 +241,7 @@ class _Run:
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
         if self.step % self.plan.eval_every == 0:
-            self._look()
+            self.look()
 
     def _spare_absent(self, ids: Any) -> None:
         """Tokens that are not in the batch stay where they are. Each step would push them all away from what is said,
@@ -285,7 +294,7 @@ class _Run:
                     out[name] = cross_entropy(self.model.lm_head(token).float(), data[name][1])
         return out
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Log the losses and the held-out scores, move up a level when this one is learnt, save."""
         from course_lm.curriculum import LEVELS
 

@@ -47,6 +47,8 @@ def test_verify_names_what_changed(tmp_path: Path) -> None:
     (("train", "--stage", "magic", "--out", "x"), "unknown stage"),
     (("train", "--stage", "sft", "--out", "x"), "needs a checkpoint"),
     (("train", "--stage", "pretrain", "--out", "x", "-p", "lr"), "NAME=VALUE"),
+    (("train", "--stage", "pretrain", "--out", "x", "-p", "lr=fast"), "lr is a float, not 'fast'"),
+    (("train", "--stage", "pretrain", "--out", "x", "-p", "speed=2"), "no 'speed'"),
     (("eval", "--set", "everything"), "no set"),
     (("eval", "--model", "missing.gguf"), "no GGUF file"),
     (("eval", "--limit", "2", "--record"), "no result to record"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import re
@@ -211,10 +212,13 @@ def test_tokens_at_which_a_copy_may_jump_weigh_more() -> None:
 
 
 def test_the_first_token_of_an_abstention_weighs_more(tokenizer) -> None:
-    made = [(item.gold, lm_encode.encode(tokenizer, item).weights) for item in items(60)]
-    silent = [weights for gold, weights in made if gold is None]
+    made = [(item, lm_encode.encode(tokenizer, item).weights) for item in items(60)]
+    silent = [weights for item, weights in made if item.gold is None]
     assert silent and all(w[0] == lm_encode.EARLY * lm_encode.SILENT and w[1] == lm_encode.EARLY for w in silent)
-    assert all(weights[0] == lm_encode.EARLY for gold, weights in made if gold is not None)
+    assert all(weights[0] == lm_encode.EARLY for item, weights in made if item.gold is not None)
+    for family in ("corpus", "retrieved", "retrieved+hostile"):
+        item = dataclasses.replace(next(item for item, _ in made if item.gold is None), family=family)
+        assert lm_encode.encode(tokenizer, item).weights[0] == lm_encode.EARLY, "a heavier one made answers abstain"
 
 
 def test_words_know_the_number_of_their_sentence(tokenizer) -> None:
