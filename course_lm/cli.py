@@ -17,6 +17,7 @@ from course_lib.errors import UsageError
 app = typer.Typer(help="Train, export, check and measure course-lm.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Folder = Annotated[Path | None, typer.Option(help="Model folder. Default: data/models/course-lm.")]
+DPO_ITEMS = 2000  # that the checkpoint answers, to learn from what it says wrongly
 SETS = ("locked", "corpus", "tasks", "flow")
 
 
@@ -32,7 +33,9 @@ def train(
     json: Json = False,
 ) -> None:  # fmt: skip
     """Train one stage with progress, a JSON log, and the loss curve as a picture beside it."""
+    from course_lm import dpo as lm_dpo
     from course_lm.card import loss_picture
+    from course_lm.train import Plan, check_settings
 
     if stage not in ("pretrain", "sft", "dpo"):
         raise UsageError(f"unknown stage {stage!r}", fix="use pretrain, sft or dpo")
@@ -40,6 +43,7 @@ def train(
         raise UsageError(f"stage {stage} needs a checkpoint", fix="course model train --start FOLDER, from pretrain")
     settings = dict(setting(text) for text in parameter or [])
     settings |= ({"minutes": minutes} if minutes else {}) | ({"steps": steps} if steps else {})
+    check_settings(settings, {**lm_dpo.defaults(), "items": DPO_ITEMS} if stage == "dpo" else vars(Plan()))
     with _progress(quiet=json) as report:
         if start is not None and stage == "dpo":
             _train_dpo(out, device, start, settings, report)
@@ -94,10 +98,10 @@ def _train_dpo(out: Path, device: str, start: Path, settings: dict[str, Any], re
     from course_lm import dpo as lm_dpo
     from course_lm import tokenizer as lm_tokenizer
 
-    made = None
+    made, count = None, settings.pop("items", DPO_ITEMS)
     if not (out / "pairs.jsonl").exists():
         rng, draw = random.Random(settings.get("seed", 1)), lm_curriculum.sampler(real=_corpus_items(), tasks=0.4)
-        items = [draw(rng, lm_curriculum.LEVELS - 1, "sft") for _ in range(int(settings.pop("items", 2000)))]
+        items = [draw(rng, lm_curriculum.LEVELS - 1, "sft") for _ in range(count)]
         own = lm_dpo.own_pairs(start, items, device=device, tick=lambda done: report({"step": done}, (len(items), 0)))
         by_rule = lm_dpo.pairs(lm_tokenizer.load(start), lambda r: draw(r, lm_curriculum.LEVELS - 1, "sft"), len(own))
         made = [*own, *by_rule]

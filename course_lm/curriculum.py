@@ -19,7 +19,9 @@ _LEVELS = (
 SINGLE = 0.5  # share of items with one sentence a source, as the course's prompts have them
 LEVELS = len(_LEVELS)
 # The same shares on the wide split, where single sentences are nearly learnt and corpus text is not.
-WIDE_SINGLE, CORPUS = 0.35, 0.6
+WIDE_SINGLE, CORPUS = 0.35, 0.45
+WIDE_SOURCES = 6  # at most on the highest level, also with several sentences each
+NEAR_SILENT = 0.85  # share of distractors near what is asked, where there is no answer
 ALIKE = 0.5  # share of items whose sentences are alike, word by word, up to what tells them apart
 STRANGE = 0.35  # share of names and words of the training that are put together from tokens, so that all get copied
 AHEAD = 0.3  # share of items from the next level: a first sight of what comes
@@ -48,6 +50,8 @@ def sampler(
         sources, most, keys, silent, hostile, corpus = _LEVELS[ahead]
         if rng.random() < (WIDE_SINGLE if wide else SINGLE):
             most, sources = 1, min(sources + level, 6)
+        elif wide and ahead == LEVELS - 1:
+            sources = WIDE_SOURCES
         count = rng.randint(1 if rng.random() < 0.3 else 2, sources)
         if wide and real is not None:
             corpus = max(corpus, CORPUS)
@@ -56,9 +60,9 @@ def sampler(
             return real(rng, sources=count, most=most, answerable=answerable, hostile=rng.random() < hostile)
         if roll < corpus + keys * (1 - corpus):
             return key_item(rng, loose, sources=count, most=most, answerable=answerable, strange=strange)
-        attacked = rng.random() < hostile
+        attacked, near = rng.random() < hostile, NEAR_SILENT if wide and not answerable else 0.6
         return frame_item(rng, v, sources=count, most=most, answerable=answerable, hostile=attacked, same=0.6,
-                          alike=ALIKE if wide else 0.0)  # fmt: skip
+                          alike=ALIKE if wide else 0.0, near=near)  # fmt: skip
 
     return draw
 

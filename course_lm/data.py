@@ -104,10 +104,11 @@ def frame_item(
     hostile: bool,
     same: float = 0.4,
     alike: float = 0.0,
+    near: float = 0.6,
 ) -> Item:
-    """An item of frames: 1 to ``most`` sentences a source; distractors share words with the answer, and a share
-    ``same`` of them its object, so that only the kind of the question tells them apart. alike: chance that all of its
-    sentences come from one narrow vocabulary."""
+    """An item of frames: 1 to ``most`` sentences a source; a share ``near`` of the distractors share words with the
+    answer, and a share ``same`` of these its object, so that only the kind of the question tells them apart. alike:
+    chance that all of its sentences come from one narrow vocabulary."""
     if alike and rng.random() < alike:
         v = v.narrowed(rng)
     fact = make_fact(rng, v)
@@ -116,7 +117,7 @@ def frame_item(
     for _ in range(sources):
         count = rng.randint(1, most)
         groups.append(
-            [near_fact(rng, v, fact, same) if rng.random() < 0.6 else make_fact(rng, v) for _ in range(count)]
+            [near_fact(rng, v, fact, same) if rng.random() < near else make_fact(rng, v) for _ in range(count)]
         )
     gold = (rng.randrange(sources), 0)
     if answerable:

@@ -6,6 +6,7 @@ itself says wrongly (``own_pairs``), because then the loss works where the model
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
 import time
@@ -204,6 +205,12 @@ def write_pairs(made: Iterable[Pair], path: Path | str) -> int:
     lines = [json.dumps(asdict(pair), ensure_ascii=False) for pair in made]
     Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return len(lines)
+
+
+def defaults() -> dict[str, Any]:
+    """The settings of ``train`` and what they are when nobody sets them."""
+    found = inspect.signature(train).parameters.values()
+    return {p.name: p.default for p in found if isinstance(p.default, (int, float))}
 
 
 def train(

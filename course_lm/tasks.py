@@ -33,6 +33,7 @@ from course_lm.task_words import DUTY, RISK, listed
 
 WEIGHTS = {"extract": 6, "classify": 4, "summarise": 4, "tools": 6, "refuse": 3}  # how often a task is drawn
 TASKS = tuple(WEIGHTS)
+WIDE_WEIGHTS = (8, 5, 4, 4, 2)  # the same on the wide split: more of what is harder to learn
 COMPOSED = 0.4  # share of duties of the wide split whose frame is put together from phrases
 TIERS = ("low", "medium", "high")
 _MARKS = re.compile(rf"\b(?:{DUTY}|have to|need to|needed|required|obliged)\b")
@@ -70,7 +71,7 @@ def task_item(rng: random.Random, split: str, task: str = "", strange: float = 0
 
     strange: share of object names with a word that is put together from tokens.
     """
-    name = task or rng.choices(TASKS, WEIGHTS.values())[0]
+    name = task or rng.choices(TASKS, WIDE_WEIGHTS if strange and split == "wide" else tuple(WEIGHTS.values()))[0]
     return _MAKERS[name](rng, vocabulary(split, strange))
 
 

@@ -38,7 +38,8 @@ class Plan:
     ``fp32``, or ``auto`` for what multiplies faster here: bf16 on a GPU or a CPU with matrix units, else fp32.
     optimiser: ``adamw``, or ``muon`` for the matrices inside the blocks and AdamW for the rest. straighten: whether
     rare tokens are moved apart before the first step (``rare``). fused: train through ``trunk``, faster on a CPU in
-    bf16, and unused elsewhere; needs a C++ compiler."""
+    bf16, and unused elsewhere; needs a C++ compiler. settle: steps at the start in which the probes alone learn, for a
+    checkpoint that has none."""
 
     stage: str = "pretrain"
     steps: int = 2000
@@ -56,6 +57,7 @@ class Plan:
     precision: str = "auto"
     optimiser: str = "adamw"
     straighten: bool = False
+    settle: int = 0
     fused: bool = False
 
 
@@ -74,12 +76,7 @@ def train(stage: str, out_dir: Path | str, *, device: str = "auto", start: Path 
 
     if stage not in ("pretrain", "sft"):
         raise UsageError(f"unknown stage {stage!r}", fix="use pretrain or sft")
-    kinds = {name: type(value) for name, value in vars(Plan()).items()}
-    for name, value in settings.items():
-        if name not in kinds:
-            raise UsageError(f"the training plan has no {name!r}", fix=f"use one of {', '.join(kinds)}")
-        if not isinstance(value, str if kinds[name] is str else (int, kinds[name])):
-            raise UsageError(f"{name} is a {kinds[name].__name__}, not {value!r}", fix=f"{name}={getattr(Plan, name)}")
+    check_settings(settings, vars(Plan()))
     plan, out = Plan(stage=stage, **settings), Path(out_dir)
     for name, known in (("precision", ("auto", "bf16", "fp32")), ("optimiser", ("adamw", "muon"))):
         if getattr(plan, name) not in known:
@@ -96,6 +93,16 @@ def train(stage: str, out_dir: Path | str, *, device: str = "auto", start: Path 
         run.look()
     run.save(final=True)
     return out
+
+
+def check_settings(settings: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Raises UsageError for a setting that ``defaults`` has not, and for a value of another kind than its default's."""
+    for name, value in settings.items():
+        if name not in defaults:
+            raise UsageError(f"the training plan has no {name!r}", fix=f"use one of {', '.join(defaults)}")
+        kind = type(defaults[name])
+        if not isinstance(value, str if kind is str else (int, kind)):
+            raise UsageError(f"{name} is of type {kind.__name__}, not {value!r}", fix=f"{name}={defaults[name]}")
 
 
 def _default_sampler(real: Callable[..., Item] | None, tasks: float = 0.0) -> Callable[[random.Random, int, str], Item]:
@@ -226,7 +233,7 @@ class _Run:
         began = time.perf_counter()
         data = {k: t.to(self.device) for k, t in collate(self._batch(), self.tokenizer.pad_token_id).items()}
         for group in (g for o in self.optimisers for g in o.param_groups):
-            group["lr"] = self._rate()
+            group["lr"] = self._rate() if "probes" in group or self.step >= self.plan.settle else 0.0
         losses = self.losses(data)
         loss = sum(LOSS_WEIGHTS[name] * value for name, value in losses.items())
         loss.backward()

@@ -12,12 +12,13 @@ import sys
 import pytest
 
 from course_lib.prompts import one_line
+from course_lm import curriculum as lm_curriculum
 from course_lm import encode as lm_encode
 from course_lm import eval as lm_eval
 from course_lm import neighbours
 from course_lm import real as lm_real
 from course_lm import tokenizer as lm_tokenizer
-from course_lm.data import ABSTAIN, Item, frame_item, key_item, plain_texts, pool
+from course_lm.data import ABSTAIN, Item, frame_item, key_item, plain_texts, pool, stems
 from course_lm.frames import Vocabulary, _slots, entries, joined, make_fact, part, words, written
 from course_lm.inject import injection
 from course_lm.lexicon import FRAMES, MODIFIERS, NOUNS, REGIMES, VERBS
@@ -260,6 +261,23 @@ def test_a_narrow_vocabulary_says_every_fact_of_a_kind_in_the_same_way() -> None
         return {re.sub(r"\W+", " ", f.sentence.replace(f.slots["O"], "").replace(f.slots["T"], "")) for f in made}
 
     assert len(ways(few)) < len(ways(v)) / 2
+
+
+def test_the_hardest_training_items_have_six_sources_of_several_sentences() -> None:
+    draw, rng = lm_curriculum.sampler("train"), random.Random(5)
+    drawn = [draw(rng, lm_curriculum.LEVELS - 1, "sft") for _ in range(300)]
+    assert any(len(i.sentences) == 6 and max(map(len, i.sentences)) == 3 and i.gold and i.gold[0] == 4 for i in drawn)
+
+
+def test_distractors_can_be_nearer_to_what_is_asked() -> None:
+    def near(share: float) -> int:
+        rng, v, found = random.Random(7), Vocabulary.of("wide"), 0
+        for _ in range(100):
+            item = frame_item(rng, v, sources=4, most=1, answerable=False, hostile=False, near=share)
+            found += sum(bool(stems(s) & item.keys) for group in item.sentences for s in group)
+        return found
+
+    assert near(1.0) > 1.3 * near(0.3)
 
 
 def test_sentences_of_an_item_can_be_alike() -> None:

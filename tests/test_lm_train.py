@@ -93,6 +93,23 @@ def test_tokens_that_are_not_in_a_batch_are_not_pushed_away(checkpoint: Path, tm
     assert moved and moved <= said and len(said) < len(table)
 
 
+def test_probes_can_settle_before_the_model_moves(checkpoint: Path, tmp_path: Path) -> None:
+    import torch
+
+    plan = lm_train.Plan(stage="pretrain", steps=4, batch_tokens=800, settle=2, optimiser="muon")
+    run = lm_train._Run(plan, tmp_path, "cpu", checkpoint, None, lm_train._default_sampler(None), None, TINY)
+
+    def state() -> list[torch.Tensor]:
+        return [torch.cat([p.detach().flatten() for p in part.parameters()]) for part in (run.model, run.probes)]
+
+    first = state()
+    run.advance(), run.advance()
+    second = state()
+    assert torch.equal(first[0], second[0]) and not torch.equal(first[1], second[1])
+    run.advance()
+    assert not torch.equal(second[0], state()[0])
+
+
 def test_the_fused_blocks_are_those_of_transformers(checkpoint: Path, monkeypatch) -> None:
     """Not compiled here: the sums are what counts, on more than one block of queries."""
     import torch
