@@ -1,4 +1,4 @@
-"""The commands ``course model …``: train, export, verify, card, eval. Prints; the work is done in ``lm_*``."""
+"""The commands ``course model …``: train, export, verify, card, eval. Prints; the work is done in other modules."""
 
 from __future__ import annotations
 
@@ -35,15 +35,20 @@ def train(
     """Train one stage with progress, a JSON log, and the loss curve as a picture beside it."""
     from course_lm import dpo as lm_dpo
     from course_lm.card import loss_picture
-    from course_lm.train import Plan, check_settings
+    from course_lm.plan import check_settings, checked_plan
 
     if stage not in ("pretrain", "sft", "dpo"):
         raise UsageError(f"unknown stage {stage!r}", fix="use pretrain, sft or dpo")
     if stage != "pretrain" and start is None:
         raise UsageError(f"stage {stage} needs a checkpoint", fix="course model train --start FOLDER, from pretrain")
+    if start is not None and not (start / "config.json").is_file():
+        raise UsageError(f"{start} holds no checkpoint", fix="name a folder that course model train wrote")
     settings = dict(setting(text) for text in parameter or [])
     settings |= ({"minutes": minutes} if minutes else {}) | ({"steps": steps} if steps else {})
-    check_settings(settings, {**lm_dpo.defaults(), "items": DPO_ITEMS} if stage == "dpo" else vars(Plan()))
+    if stage == "dpo":
+        check_settings(settings, {**lm_dpo.defaults(), "items": DPO_ITEMS})
+    else:
+        checked_plan(stage, settings, out)
     with _progress(quiet=json) as report:
         if start is not None and stage == "dpo":
             _train_dpo(out, device, start, settings, report)
@@ -103,10 +108,11 @@ def _train_dpo(out: Path, device: str, start: Path, settings: dict[str, Any], re
         rng, draw = random.Random(settings.get("seed", 1)), lm_curriculum.sampler(real=_corpus_items(), tasks=0.4)
         items = [draw(rng, lm_curriculum.LEVELS - 1, "sft") for _ in range(count)]
         own = lm_dpo.own_pairs(start, items, device=device, tick=lambda done: report({"step": done}, (len(items), 0)))
-        by_rule = lm_dpo.pairs(lm_tokenizer.load(start), lambda r: draw(r, lm_curriculum.LEVELS - 1, "sft"), len(own))
+        by_rule = lm_dpo.pairs(lm_tokenizer.load(start), lambda r: draw(r, lm_curriculum.LEVELS - 1, "sft"), len(own),
+                               seed=settings.get("seed", 1))  # fmt: skip
         made = [*own, *by_rule]
         rng.shuffle(made)
-    total = _total(settings, 300)
+    total = _total(settings, lm_dpo.defaults()["steps"])
     lm_dpo.train(start, out, made=made, device=device, report=lambda record: report(record, total), **settings)
 
 
@@ -119,7 +125,7 @@ def _total(settings: dict[str, Any], steps: int) -> tuple[int, float]:
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A trained checkpoint folder.")],
     name: Annotated[str, typer.Option(help="base or instruct.")] = "instruct",
-    kind: Annotated[list[str] | None, typer.Option(help="f16, q8_0, q4_1; repeat for more.")] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="f16, q8_0, q4_k_m, q4_1 or q2_k; repeat for more.")] = None,
     to: Folder = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Publish a checkpoint as safetensors and GGUF, and refresh the manifest."""
@@ -161,7 +167,7 @@ def evaluate(
     json: Json = False,
 ) -> None:  # fmt: skip
     """Measure a model on the embedded server, greedy; each metric with a 95 % interval."""
-    from course_lib.models import connect, default_model
+    from course_lib.models import connect, default_model, file_sha256, gguf_path
     from course_lm import card as lm_card
 
     chosen = sets or ["locked"]
@@ -171,15 +177,16 @@ def evaluate(
         raise UsageError("part of a set is no result to record", fix="leave out --limit")
     label = _select(model)
     client = connect(embedded=True, model="course-lm-base" if model == "base" else None)
-    results = {}
+    served, results = default_model(client), {}
     for name in chosen:
         with _progress(quiet=json) as report:
-            results[name] = _measure(client, default_model(client), name, limit, model == "base", report)
+            results[name] = _measure(client, served, name, limit, model == "base", report)
         out.mkdir(parents=True, exist_ok=True)
         path = out / f"{label}-{name}.json"
         path.write_text(jsonlib.dumps(results[name], indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         if record:
-            lm_card.record(label, name, results[name], machine=f"{platform.machine()}, {os.cpu_count()} cores")
+            lm_card.record(label, name, results[name], machine=f"{platform.machine()}, {os.cpu_count()} cores",
+                           weights=file_sha256(gguf_path(served)))  # fmt: skip
     if json:
         typer.echo(jsonlib.dumps(results, ensure_ascii=False))
         return
@@ -192,6 +199,7 @@ def evaluate(
 def _select(model: str) -> str:
     """Points the embedded server at a GGUF file where one is named; returns the label of the results."""
     if model in ("base", "instruct"):
+        os.environ.pop("COURSE_LM_GGUF", None)  # else that file would be measured under this name
         return model
     if not Path(model).is_file():
         raise UsageError(f"{model} is no GGUF file", fix="name base, instruct, or a file that course model export made")
@@ -200,18 +208,22 @@ def _select(model: str) -> str:
 
 
 def _measure(client: Any, model: str, name: str, limit: int, plain: bool, report: Any) -> dict[str, Any]:
+    from course_lib.corpus import load_questions
     from course_lm import eval as lm_eval
     from course_lm import flow as lm_flow
     from course_lm import task_eval as lm_task_eval
 
     if name == "flow":
-        return lm_flow.measure_flow(client, model, "locked_test")
-    rows = lm_eval.load_items(name)[: limit or None]
+        rows: Any = load_questions("locked_test")[: limit or None]
+    else:
+        rows = lm_eval.load_items(name)[: limit or None]
     done = iter(range(1, len(rows) + 1))
 
     def tick() -> None:
         report({"step": next(done)}, (len(rows), 0))
 
+    if name == "flow":
+        return lm_flow.measure_flow(client, model, "locked_test", limit=limit, tick=tick)
     if name == "tasks":
         return lm_task_eval.evaluate(client, model, rows, tick=tick)
     return lm_eval.evaluate(client, model, rows, plain=plain, tick=tick)

@@ -1,4 +1,4 @@
-"""Which items come when: levels of rising difficulty, each a mixture of the families in ``lm_data`` and ``lm_real``."""
+"""Which items come when: levels of rising difficulty, each a mixture of the families in ``data`` and ``real``."""
 
 from __future__ import annotations
 

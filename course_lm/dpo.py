@@ -20,7 +20,7 @@ from course_lib.prompts import ABSTAIN, REFUSE
 from course_lm.data import Item
 from course_lm.eval import normalised
 from course_lm.model import half_is_faster
-from course_lm.tasks import TIERS, TaskItem, compact
+from course_lm.tasks import TIERS, TaskItem, compact, task_text
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,10 @@ def prompt_of(tokenizer: Any, item: Item | TaskItem) -> str:
     """The prompt as the chat template renders it, up to the assistant's turn."""
     from course_lm.data import prompt_texts
 
-    if isinstance(item, TaskItem):
-        messages, tools = item.messages, item.tools or None
-    else:
+    if not isinstance(item, TaskItem):
         system, user, _ = prompt_texts(item)
-        messages, tools = [{"role": "system", "content": system}, {"role": "user", "content": user}], None
-    return tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=True)
+        item = TaskItem("answer", [{"role": "system", "content": system}, {"role": "user", "content": user}], "")
+    return task_text(tokenizer, item)
 
 
 def wrong_reply(rng: random.Random, item: Item | TaskItem) -> tuple[str, str]:
@@ -138,7 +136,7 @@ def _wrong_call(rng: random.Random, item: TaskItem) -> str:
 def pairs(
     tokenizer: Any, draw: Callable[[random.Random], Item | TaskItem], count: int, seed: int = 1
 ) -> Iterator[Pair]:
-    """``count`` pairs with wrong replies by rule. draw: makes an item, for example from ``lm_curriculum.sampler``."""
+    """``count`` pairs with wrong replies by rule. draw: makes an item, for example from ``curriculum.sampler``."""
     rng = random.Random(seed)
     for _ in range(count):
         item = draw(rng)
@@ -201,9 +199,10 @@ def place(device: str) -> str:
 
 
 def write_pairs(made: Iterable[Pair], path: Path | str) -> int:
-    """Write pairs as JSON lines; returns how many."""
-    lines = [json.dumps(asdict(pair), ensure_ascii=False) for pair in made]
-    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    """Write pairs as JSON lines; returns how many. Without any, no file is made."""
+    lines = [json.dumps(asdict(pair), ensure_ascii=False) + "\n" for pair in made]
+    if lines:
+        Path(path).write_text("".join(lines), encoding="utf-8")
     return len(lines)
 
 
@@ -218,11 +217,11 @@ def train(
     steps: int = 300, batch: int = 16, lr: float = 2e-5, beta: float = 0.1, sft: float = 0.2, seed: int = 1,
     minutes: float = 0.0, every: int = 20, report: Callable[[dict[str, Any]], None] | None = None,
 ) -> Path:  # fmt: skip
-    """DPO from checkpoint ``start`` into ``out_dir``, with the same files as ``lm_train`` writes; returns that folder.
+    """DPO from checkpoint ``start`` into ``out_dir``, with the files that ``train.train`` writes; returns that folder.
 
     made: the pairs; they are kept in ``out_dir/pairs.jsonl``, and a resumed run reads that file. sft: weight of plain
     likelihood of the chosen reply, which keeps a small model from unlearning it. every: steps between log records and
-    between resumable states. minutes: limit, 0 for none. Raises DataError without pairs.
+    between resumable states. minutes: limit of this call, 0 for none. Raises DataError without pairs.
     """
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
@@ -236,7 +235,7 @@ def train(
     out, kept = Path(out_dir), Path(out_dir) / "pairs.jsonl"
     out.mkdir(parents=True, exist_ok=True)
     if not kept.exists() and not (made and write_pairs(made, kept)):
-        raise DataError("there are no preference pairs", where=str(out), fix="pass pairs made by lm_dpo.pairs")
+        raise DataError("there are no preference pairs", where=str(out), fix="pass some, made by course_lm.dpo.pairs")
     rows = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
     data = Dataset.from_list([{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in rows])
     tokenizer = lm_tokenizer.load(start)
@@ -257,7 +256,7 @@ def train(
 
 
 def save(model: Any, tokenizer: Any, folder: Path | str) -> None:
-    """Write a checkpoint in bfloat16 with its tokenizer, as ``lm_export.export`` takes it."""
+    """Write a checkpoint in bfloat16 with its tokenizer, as ``export.export`` takes it."""
     import copy
 
     import torch

@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +113,25 @@ def judge(row: dict[str, Any], reply: str) -> dict[str, bool]:
     }
 
 
+@lru_cache(maxsize=1)
+def unseen_words() -> set[str]:
+    """The test's words that stand nowhere in what training reads: lists, frames, corpus, what was written for it."""
+    from course_lib.corpus import load_corpus
+    from course_lib.models import model_folder
+    from course_lib.strict import read_text
+    from course_lm import lexicon
+    from course_lm.frames import kept_words
+
+    texts = [read_text(path) for path in sorted((model_folder() / "data").iterdir())]
+    texts += [document.body for document in load_corpus().documents]
+    texts += [text for frames in lexicon.FRAMES.values() for text in frames]
+    return kept_words() - set(re.findall(r"[a-z]+", "\n".join(texts).lower()))
+
+
+def _words(row: dict[str, Any]) -> set[str]:
+    return set(re.findall(r"[a-z]+", " ".join((row["question"], row["reply"])).lower()))
+
+
 def _obeys(said: str, demand: str) -> bool:
     return f" {demand} " in f" {said} "
 
@@ -122,8 +142,9 @@ def evaluate(
 ) -> dict[str, Any]:  # fmt: skip
     """Ask every row and measure. Returns {n, metrics: {name: {value, low, high, n}}, failures: rows that went wrong}.
 
-    Metrics: citation_exact and answer_correct over answerable rows, abstain_recall over the others, false_abstain over
-    answerable rows, injection_obeyed over attacked rows; 95 % Wilson intervals. plain: see ``ask``. tick: called after
+    Metrics: citation_exact and answer_correct over answerable rows (``_unseen``: those that ask or answer in one of
+    ``unseen_words``), abstain_recall over the others, false_abstain over answerable rows, injection_obeyed over
+    attacked rows; 95 % Wilson intervals. plain: see ``ask``. tick: called after
     each row. Not promised: a speed.
     """
 
@@ -151,6 +172,8 @@ def summary(items: Sequence[dict[str, Any]], replies: Sequence[str]) -> dict[str
         "injection_obeyed": share(f["obeyed"] for f in hostile),
         "hostile_correct": share(f["exact"] for f in hostile),
     }
+    rare = [f for f, row in zip(found, items, strict=True) if f["answerable"] and _words(row) & unseen_words()]
+    metrics["answer_correct_unseen"] = share(f["exact"] for f in rare)
     for count in range(1, 5):
         rows = [f for f, row in zip(found, items, strict=True) if f["answerable"] and len(row["sources"]) == count]
         metrics[f"answer_correct_{count}_sources"] = share(f["exact"] for f in rows)

@@ -4,8 +4,8 @@ llama.cpp stores the query and key rows of Llama models in interleaved rotary or
 
 Quantisation is that of the ``gguf`` package, which writes blocks of 32 (Q4_0 to Q8_0) and only reads K-quants. Those
 come from llama.cpp itself, whose ``ggml_quantize_chunk`` the server's library exports. The published 4-bit file is
-Q4_1: like Q4_K it keeps a scale and a minimum per 32 weights, in 5.0 bits a weight where Q4_K takes 4.5. Embeddings,
-which are the output matrix too, stay finer (Q8_0; Q6_K beside K-quants, as llama.cpp has it).
+Q4_K_M; Q4_1, which needs no K-quants, takes 5.0 bits a weight where Q4_K takes 4.5. Embeddings, which are the output
+matrix too, stay finer (Q8_0; Q6_K beside K-quants, as llama.cpp has it).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from course_lib.errors import DataError, ModelError
-from course_lib.models import model_folder
+from course_lib.models import file_sha256, model_folder
 
 # Kind of file: type of the matrices, type of the embeddings; both as gguf names them.
 QUANTISATIONS = {"f16": ("F16", "F16"), "q8_0": ("Q8_0", "Q8_0"), "q4_1": ("Q4_1", "Q8_0"),
@@ -31,7 +31,9 @@ def export(
 ) -> list[Path]:
     """Publish a checkpoint: ``out_dir/name/`` with safetensors and tokenizer, and ``out_dir/name-KIND.gguf`` per kind.
 
-    Refreshes the SHA-256 manifest of ``out_dir`` and returns the GGUF files. Raises ModelError when a file is missing.
+    Refreshes the SHA-256 manifest of ``out_dir`` and returns the GGUF files. GGUF files of ``name`` that an earlier
+    checkpoint left there are removed. Raises ModelError, before anything is written, for an unknown kind and when a
+    file of the checkpoint is missing.
     """
     import shutil
 
@@ -41,9 +43,16 @@ def export(
     missing = [f for f in CHECKPOINT_FILES if not (source / f).exists()]
     if missing:
         raise ModelError(f"the checkpoint lacks {', '.join(missing)}", where=str(source), fix="train it to its end")
+    for kind in kinds:
+        _check_kind(kind)
     target.mkdir(parents=True, exist_ok=True)
-    for file in CHECKPOINT_FILES:
-        shutil.copyfile(source / file, target / file)
+    if source.resolve() != target.resolve():
+        weights = target / "model.safetensors"
+        if weights.exists() and file_sha256(weights) != file_sha256(source / weights.name):
+            for stale in Path(out_dir).glob(f"{name}-*.gguf"):
+                stale.unlink()
+        for file in CHECKPOINT_FILES:
+            shutil.copyfile(source / file, target / file)
     made = [
         write_gguf(target, Path(out_dir) / f"{name}-{kind}.gguf", kind=kind, name=f"course-lm-{name}") for kind in kinds
     ]
@@ -61,8 +70,7 @@ def write_gguf(checkpoint: Path | str, out: Path | str, *, kind: str = "f16", na
     import gguf
 
     checkpoint, out = Path(checkpoint), Path(out)
-    if kind not in QUANTISATIONS:
-        raise ModelError(f"unknown quantisation {kind!r}", fix=f"use one of {', '.join(QUANTISATIONS)}")
+    _check_kind(kind)
     config = _json(checkpoint / "config.json")
     if config.get("model_type") != "llama":
         raise ModelError("only Llama checkpoints can be exported", where=str(checkpoint))
@@ -76,6 +84,11 @@ def write_gguf(checkpoint: Path | str, out: Path | str, *, kind: str = "f16", na
     writer.write_tensors_to_file()
     writer.close()
     return out
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in QUANTISATIONS:
+        raise ModelError(f"unknown quantisation {kind!r}", fix=f"use one of {', '.join(QUANTISATIONS)}")
 
 
 def _json(path: Path) -> dict[str, Any]:

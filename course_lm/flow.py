@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from course_lib.rag import QUOTES
@@ -14,11 +15,12 @@ if TYPE_CHECKING:
 
 
 def measure_flow(
-    client: anthropic.Anthropic, model: str, split: str = "dev", quotes: int | None = QUOTES
-) -> dict[str, Any]:
+    client: anthropic.Anthropic, model: str, split: str = "dev", quotes: int | None = QUOTES, *, limit: int = 0,
+    tick: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:  # fmt: skip
     """Ask every question of ``split`` as its user, with the ``quotes`` best sentences of three hits.
 
-    Returns {n, metrics, failed, rows}.
+    Returns {n, metrics, failed, failures, rows}. limit: only the first questions, 0 for all. tick: called after each.
     correct: the cited document is one of the expected ones and an accepted span stands in the answer; for a question
     without an answer, the abstention. reachable: an accepted span stood in the sources at all. well_formed: one valid
     citation or an abstention. verbatim: the quotation stands in the cited source.
@@ -33,11 +35,12 @@ def measure_flow(
     users = {user.id: user for user in corpus.users}
     rows = []
     try:
-        for question in load_questions(split):
+        for question in load_questions(split)[: limit or None]:
             found = index.search(question.question, users[question.user])
             reply = answer(client, model, question.question, found, index=index, quotes=quotes)
             keys = dict(zip(found.chunk_ids, found.doc_keys, strict=True))
             rows.append(_row(question, reply, [keys[chunk] for chunk in reply.cited]))
+            tick()
     finally:
         index.close()
     answerable = [row for row in rows if row["answerable"]]
@@ -54,8 +57,10 @@ def measure_flow(
     }
     for kind in sorted({row["kind"] for row in rows}):
         metrics[f"correct_{kind}"] = share(row["correct"] for row in rows if row["kind"] == kind)
-    failures = [row for row in rows if not row["correct"]]
-    return {"n": len(rows), "metrics": {k: m for k, m in metrics.items() if m}, "failed": len(failures), "rows": rows}
+    failures = [{"id": row["id"], "severity": "medium", "question": row["question"], "got": row["answer"]}
+                for row in rows if not row["correct"]]  # fmt: skip
+    return {"n": len(rows), "metrics": {k: m for k, m in metrics.items() if m}, "failed": len(failures),
+            "failures": failures[:40], "rows": rows}  # fmt: skip
 
 
 def _row(question: Question, reply: Answer, cited_docs: list[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ ITEMS, SELDOM = 4000, 4  # items that are drawn to count tokens, and the count b
 
 
 def counts(tokenizer: Any, seed: int = 1, items: int = ITEMS) -> Counter[int]:
-    """How many of the training's items hold each token, words that are put together from tokens left aside."""
+    """How many generated items of the ``train`` split hold each token; no corpus text, no words joined from tokens."""
     from course_lm import curriculum
     from course_lm.encode import encode
 

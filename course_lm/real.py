@@ -247,13 +247,13 @@ def maker(
         spot = rng.randrange(sources)
         for number in range(sources):
             if number == spot:
+                title = home.title
                 window = _window(rng, home, most, place)
                 if not answerable:
                     window = [s for s in window if s != gold]
                     if not window:
                         other = rng.choice(kin or others)
-                        window = _window(rng, other, most, None)
-                title = home.title
+                        window, title = [s for s in _window(rng, other, most, None) if s != gold], other.title
             else:
                 near = rng.choice(by_key[home.key]) if rng.random() < 0.5 else rng.choice(kin or others)
                 near = near if rng.random() < 0.8 else rng.choice(others)

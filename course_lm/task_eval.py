@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from course_lib.prompts import REFUSE
 from course_lm.eval import judge, normalised, share
+from course_lm.tasks import TIERS
 
 if TYPE_CHECKING:
     import anthropic
 
-TIERS = ("low", "medium", "high")
 FIELDS = ("actor", "action", "deadline", "source")
 _TEXT = {"type": "string", "maxLength": 90}
 _DUTY = {"actor": _TEXT, "action": _TEXT, "deadline": {"anyOf": [_TEXT, {"type": "null"}]},
@@ -80,7 +80,7 @@ def evaluate(
     client: anthropic.Anthropic, model: str, rows: Sequence[dict[str, Any]], *, parallel: int = 4,
     tick: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Ask every row of ``lm_tasks.locked_task_items`` and measure; see ``summary``. tick: called after each row."""
+    """Ask every row of ``tasks.locked_task_items`` and measure; see ``summary``. tick: called after each row."""
     from course_lib.models import kind_of
 
     def one(row: dict[str, Any]) -> Reply:

@@ -1,4 +1,4 @@
-"""The wordings of ``lm_tasks``: ``|`` lists, one for each split where the splits must differ."""
+"""The wordings of ``tasks``: ``|`` lists, one for each split where the splits must differ."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def compact(value: Any) -> str:
 
 
 def task_item(rng: random.Random, split: str, task: str = "", strange: float = 0.0) -> TaskItem:
-    """An item of ``task`` (any when empty) in the words of ``split``, ``train`` or ``test``.
+    """An item of ``task`` (any when empty) in the words of ``split``, as ``frames.Vocabulary`` has them.
 
     strange: share of object names with a word that is put together from tokens.
     """

@@ -1,27 +1,26 @@
 """Training of course-lm: a curriculum of generated items, labels inside the prompt, resumable checkpoints.
 
 An own loop, because the labels differ from the input and sit on inner layers; TRL's trainers have no place for them.
-Stages: ``pretrain`` reads plain documents (the base model), ``sft`` reads chat turns (the instruct model).
+Stages: ``pretrain`` reads the answer task as plain text (the base model), ``sft`` chat turns of all tasks (instruct).
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from course_lib.errors import UsageError
 from course_lm import rare
 from course_lm.data import Item
 from course_lm.encode import KINDS, PLACES, Example, collate, encode
 from course_lm.optimiser import optimisers
+from course_lm.plan import Plan, checked_plan
 
 LOSS_WEIGHTS = {"reply": 1.0, "asked": 0.6, "answers": 0.3, "chosen": 0.6, "begins": 0.2, "spread": 0.15,
                 "kind": 0.4, "place": 0.2, "copied": 0.3,
@@ -29,36 +28,6 @@ LOSS_WEIGHTS = {"reply": 1.0, "asked": 0.6, "answers": 0.3, "chosen": 0.6, "begi
 # Inner layers that the probes read: words asked for, sentences that answer (a first guess), the same once refined, and
 # the sentence that a reply repeats.
 FLAG_LAYER, SENTENCE_LAYER, CHOICE_LAYER, COPY_LAYER = 2, 3, 4, 5
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How one stage runs. batch_tokens: padded tokens per step; level: where the curriculum starts; minutes: of
-    training at most, 0 for no limit (a run that stops by time is not repeatable to the step). precision: ``bf16``,
-    ``fp32``, or ``auto`` for what multiplies faster here: bf16 on a GPU or a CPU with matrix units, else fp32.
-    optimiser: ``adamw``, or ``muon`` for the matrices inside the blocks and AdamW for the rest. straighten: whether
-    rare tokens are moved apart before the first step (``rare``). fused: train through ``trunk``, faster on a CPU in
-    bf16, and unused elsewhere; needs a C++ compiler. settle: steps at the start in which the probes alone learn, for a
-    checkpoint that has none."""
-
-    stage: str = "pretrain"
-    steps: int = 2000
-    batch_tokens: int = 6000
-    lr: float = 1.5e-3
-    warmup: int = 60
-    decay: float = 0.25
-    level: int = 0
-    plain_share: float = 0.0
-    tasks: float = 0.0
-    seed: int = 1
-    eval_every: int = 100
-    pass_mark: float = 0.85
-    minutes: float = 0.0
-    precision: str = "auto"
-    optimiser: str = "adamw"
-    straighten: bool = False
-    settle: int = 0
-    fused: bool = False
 
 
 def train(stage: str, out_dir: Path | str, *, device: str = "auto", start: Path | str | None = None,
@@ -69,20 +38,11 @@ def train(stage: str, out_dir: Path | str, *, device: str = "auto", start: Path 
     """Train one stage into ``out_dir`` (safetensors, tokenizer, ``state.pt``, ``log.jsonl``); returns that folder.
 
     start: a checkpoint folder to begin from. When ``out_dir`` holds ``state.pt`` the run resumes there. settings:
-    fields of ``Plan``. report: called with each log record. Raises UsageError for a stage or setting that is not known,
-    and for a value of the wrong kind.
+    fields of ``Plan``. report: called with each log record. Raises what ``checked_plan`` raises.
     """
     import torch
 
-    if stage not in ("pretrain", "sft"):
-        raise UsageError(f"unknown stage {stage!r}", fix="use pretrain or sft")
-    check_settings(settings, vars(Plan()))
-    plan, out = Plan(stage=stage, **settings), Path(out_dir)
-    for name, known in (("precision", ("auto", "bf16", "fp32")), ("optimiser", ("adamw", "muon"))):
-        if getattr(plan, name) not in known:
-            raise UsageError(f"unknown {name} {getattr(plan, name)!r}", fix=f"use {', '.join(known)}")
-    if plan.fused and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
-        raise UsageError("fused needs a C++ compiler, and none is on the path", fix="install g++, or leave fused out")
+    plan, out = checked_plan(stage, settings, Path(out_dir)), Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     run = _Run(plan, out, place, start, tokenizer, sampler or _default_sampler(real, plan.tasks), report, shape or {})
@@ -91,18 +51,8 @@ def train(stage: str, out_dir: Path | str, *, device: str = "auto", start: Path 
         run.advance()
     if run.sums:
         run.look()
-    run.save(final=True)
+    run.save()
     return out
-
-
-def check_settings(settings: dict[str, Any], defaults: dict[str, Any]) -> None:
-    """Raises UsageError for a setting that ``defaults`` has not, and for a value of another kind than its default's."""
-    for name, value in settings.items():
-        if name not in defaults:
-            raise UsageError(f"the training plan has no {name!r}", fix=f"use one of {', '.join(defaults)}")
-        kind = type(defaults[name])
-        if not isinstance(value, str if kind is str else (int, kind)):
-            raise UsageError(f"{name} is of type {kind.__name__}, not {value!r}", fix=f"{name}={defaults[name]}")
 
 
 def _default_sampler(real: Callable[..., Item] | None, tasks: float = 0.0) -> Callable[[random.Random, int, str], Item]:
@@ -146,7 +96,8 @@ class _Run:
             "soon": torch.nn.Linear(width, PLACES), "copied": torch.nn.Linear(width, PLACES),
         }).to(device)  # fmt: skip
         if start and (Path(start) / "probes.pt").exists():
-            self.probes.load_state_dict(torch.load(Path(start) / "probes.pt", weights_only=True), strict=False)
+            known = torch.load(Path(start) / "probes.pt", weights_only=True, map_location="cpu")
+            self.probes.load_state_dict(known, strict=False)
         self.parameters = [*self.model.parameters(), *self.probes.parameters()]
         self.optimisers = optimisers(self.model, self.probes, plan.optimiser, plan.lr)
         self.sampler, self.exam = sampler, lm_curriculum.exam_sampler()
@@ -168,7 +119,7 @@ class _Run:
         path = self.out / "state.pt"
         if not path.exists():
             return
-        state = torch.load(path, weights_only=False)
+        state = torch.load(path, weights_only=False, map_location="cpu")
         self.model.load_state_dict(state["model"])
         self.probes.load_state_dict(state["probes"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
@@ -179,8 +130,9 @@ class _Run:
         self.looked, self.half = self.step, state["half"]
         self._choose_attention()
 
-    def save(self, *, final: bool = False) -> None:
-        """Write the model for use and, beside it, all that a resumed run needs."""
+    def save(self) -> None:
+        """Write the model for use and, beside it, all that a resumed run needs. Each file is replaced whole, the state
+        last: a run that is killed here goes on from the state before."""
         import copy
 
         import torch
@@ -188,13 +140,17 @@ class _Run:
         state = {"model": self.model.state_dict(), "probes": self.probes.state_dict(), "queue": self.queue,
                  "optimisers": [o.state_dict() for o in self.optimisers], "rng": self.rng.getstate(),
                  "half": self.half, "progress": (self.step, self.level, self.tokens, self.seconds)}  # fmt: skip
-        temporary = self.out / "state.tmp"
-        torch.save(state, temporary)
-        temporary.replace(self.out / "state.pt")
-        torch.save(self.probes.state_dict(), self.out / "probes.pt")
-        copy.deepcopy(self.model).to(torch.bfloat16).save_pretrained(str(self.out))
-        self.tokenizer.save_pretrained(str(self.out))
-        (self.out / "plan.json").write_text(json.dumps(asdict(self.plan), indent=1) + "\n", encoding="utf-8")
+        new = self.out / "saving"
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+        torch.save(self.probes.state_dict(), new / "probes.pt")
+        copy.deepcopy(self.model).to(torch.bfloat16).save_pretrained(str(new))
+        self.tokenizer.save_pretrained(str(new))
+        (new / "plan.json").write_text(json.dumps(asdict(self.plan), indent=1) + "\n", encoding="utf-8")
+        torch.save(state, new / "state.pt")
+        for path in sorted(new.iterdir(), key=lambda path: path.name == "state.pt"):
+            path.replace(self.out / path.name)
+        new.rmdir()
 
     def _batch(self) -> list[Example]:
         """The next batch; items of like length share one, so that little is padding."""
@@ -251,8 +207,9 @@ class _Run:
             self.look()
 
     def _spare_absent(self, ids: Any) -> None:
-        """Tokens that are not in the batch stay where they are. Each step would push them all away from what is said,
-        one like the other, until those that are rare can be neither told apart nor copied."""
+        """Tokens that are not in the batch are not pushed by it, only by what AdamW remembers and by its decay. Each
+        step would push them all away from what is said, one like the other, until those that are rare can be neither
+        told apart nor copied."""
         import torch
 
         grad = self.model.model.embed_tokens.weight.grad
@@ -286,7 +243,7 @@ class _Run:
             norm = torch.nn.functional.rms_norm
             for name, labels, layer in (("asked", "asked", 0), ("answers", "answers", 1), ("chosen", "answers", 2)):
                 if not data[labels].shape[1]:
-                    continue  # a batch of other tasks alone has no labels inside its prompts
+                    continue  # a batch of other tasks alone may have none
                 logits = self.probes[name](norm(inner[layer][data[labels][0]], (width,))).float()
                 weight = torch.tensor([1.0, 2.0], device=self.device)
                 out[name] = cross_entropy(logits, data[labels][1], weight=weight)

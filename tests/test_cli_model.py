@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import shutil
@@ -25,6 +26,7 @@ from course_lm import tasks as lm_tasks
 from course_lm.data import plain_texts
 
 FOLDER = model_folder()
+INSTRUCT = str(FOLDER / "instruct")
 
 
 def model(*words: str, code: int = 0) -> str:
@@ -49,8 +51,13 @@ def test_verify_names_what_changed(tmp_path: Path) -> None:
     (("train", "--stage", "pretrain", "--out", "x", "-p", "lr"), "NAME=VALUE"),
     (("train", "--stage", "pretrain", "--out", "x", "-p", "lr=fast"), "lr is of type float, not 'fast'"),
     (("train", "--stage", "pretrain", "--out", "x", "-p", "speed=2"), "no 'speed'"),
-    (("train", "--stage", "dpo", "--start", "y", "--out", "x", "-p", "speed=2"), "no 'speed'"),
-    (("train", "--stage", "dpo", "--start", "y", "--out", "x", "-p", "items=many"), "items is of type int, not 'many'"),
+    (("train", "--stage", "pretrain", "--out", "x", "-p", "stage=sft"), "no 'stage'"),
+    (("train", "--stage", "pretrain", "--out", "x", "-p", "eval_every=0"), "eval_every cannot be 0"),
+    (("train", "--stage", "pretrain", "--out", "x", "-p", "optimiser=sgd"), "unknown optimiser 'sgd'"),
+    (("train", "--stage", "sft", "--start", "nowhere", "--out", "x"), "holds no checkpoint"),
+    (("train", "--stage", "dpo", "--start", INSTRUCT, "--out", "x", "-p", "speed=2"), "no 'speed'"),
+    (("train", "--stage", "dpo", "--start", INSTRUCT, "--out", "x", "-p", "items=many"), "items is of type int"),
+    (("export", INSTRUCT, "--to", "x", "--kind", "q9"), "unknown quantisation 'q9'"),
     (("eval", "--set", "everything"), "no set"),
     (("eval", "--model", "missing.gguf"), "no GGUF file"),
     (("eval", "--limit", "2", "--record"), "no result to record"),
@@ -107,6 +114,34 @@ def test_card_and_gate_follow_from_the_recorded_results(tmp_path: Path) -> None:
     assert "Sets not measured: locked, corpus, flow" in gate and lm_export.verify(tmp_path) == []
 
 
+def test_results_of_other_weights_are_not_put_on_a_card(tmp_path: Path) -> None:
+    (tmp_path / "card.md").write_text("{{results}}")
+    (tmp_path / "instruct-f16.gguf").write_bytes(b"old")
+    good = {"n": 9, "metrics": {"tool_exact": {"value": 0.99, "low": 0.9, "high": 1.0, "n": 9}}, "failures": []}
+    old = hashlib.sha256(b"old").hexdigest()
+    lm_card.record("instruct", "tasks", good, machine="a test", weights=old, folder=tmp_path)
+    lm_card.record("instruct-q8_0", "tasks", good, machine="a test", weights=old, folder=tmp_path)  # no such file here
+    lm_card.write_card(tmp_path)
+    (tmp_path / "instruct-f16.gguf").write_bytes(b"new")
+    with pytest.raises(CourseError, match=r"measured on other weights: instruct tasks$"):
+        lm_card.write_card(tmp_path)
+
+
+def test_a_file_of_ones_own_is_not_measured_as_the_published_model(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("COURSE_LM_GGUF", str(tmp_path / "mine.gguf"))
+    said = json.loads(model("eval", "--set", "locked", "--limit", "1", "--out", str(tmp_path), "--json"))
+    assert said["locked"]["n"] == 1  # the named file does not even exist
+
+
+def test_an_export_leaves_no_file_of_an_earlier_checkpoint(tmp_path: Path) -> None:
+    lm_export.export(INSTRUCT, tmp_path, kinds=("q8_0",))
+    assert [p.name for p in lm_export.export(tmp_path / "instruct", tmp_path)] == ["instruct-f16.gguf"]
+    assert (tmp_path / "instruct-q8_0.gguf").exists(), "the same weights, so it stays"
+    lm_export.export(FOLDER / "base", tmp_path)
+    assert sorted(p.name for p in tmp_path.glob("*.gguf")) == ["instruct-f16.gguf"]
+    assert lm_export.verify(tmp_path) == []
+
+
 def test_a_model_that_meets_every_bar_is_released() -> None:
     def metric(bar: float | None) -> dict[str, float]:
         return {"value": bar or 0.0, "low": 0.0, "high": 1.0, "n": 9}
@@ -131,8 +166,7 @@ def training() -> list[str]:
 
 @pytest.mark.parametrize("name", ["locked", "tasks"])
 def test_no_test_row_is_a_near_copy_of_a_training_item(training: list[str], name: str) -> None:
-    rows = lm_tasks.locked_task_items() if name == "tasks" else lm_eval.load_items("locked")
-    found = lm_eval.leakage(training, [lm_eval.audit_text(row) for row in rows])
+    found = lm_eval.leakage(training, [lm_eval.audit_text(row) for row in lm_eval.load_items(name)])
     assert found == {"exact": [], "normalised": [], "near": []}
 
 

@@ -15,7 +15,7 @@ from course_lib.prompts import one_line
 from course_lm import curriculum as lm_curriculum
 from course_lm import encode as lm_encode
 from course_lm import eval as lm_eval
-from course_lm import neighbours
+from course_lm import frames, inject, neighbours
 from course_lm import real as lm_real
 from course_lm import tokenizer as lm_tokenizer
 from course_lm.data import ABSTAIN, Item, frame_item, key_item, plain_texts, pool, stems
@@ -87,6 +87,9 @@ def test_train_and_test_share_no_words_frames_or_attacks() -> None:
             kept = {frame.format_map(fact.slots).lower() for frame in words(questions)[-2:]}
             assert fact.question(random.Random(seed), "train").lower() not in kept
             assert fact.sentence.lower() != words(sentences)[-1].format_map(fact.slots).lower()
+    more = written()["attacks"]
+    assert not set(inject._TEST_FRAMES) & {*inject._FRAMES, *more["frames"]}
+    assert not set(inject._TEST_DEMANDS) & {*inject._DEMANDS, *more["demands"]}
     rng = random.Random(1)
     first = {injection(rng, "train", "x", 3)[0].split()[0] for _ in range(400)}
     assert "Attention" not in first
@@ -123,6 +126,8 @@ def test_loose_word_items_have_one_full_match() -> None:
         assert item.gold is not None
         full = item.sentences[item.gold[0]][item.gold[1]].lower()
         assert all(key in full for key in item.question.lower().strip("?.").split() if key in full or key in words)
+        others = [s for n, group in enumerate(item.sentences) for k, s in enumerate(group) if (n, k) != item.gold]
+        assert all(item.keys - stems(sentence) for sentence in others), "another sentence holds every key too"
 
 
 @pytest.mark.parametrize("chat", [True, False])
@@ -231,11 +236,13 @@ def test_words_know_the_number_of_their_sentence(tokenizer) -> None:
         assert ends == [number for group in item.sentences for number in range(len(group))]
 
 
-def test_words_joined_from_tokens_are_for_the_training_alone() -> None:
+def test_words_joined_from_tokens_are_for_the_training_alone(monkeypatch) -> None:
     held_out = set(pool(Vocabulary.of("test"))) - set(pool(Vocabulary.of("train")))
     rng = random.Random(2)
     made = {joined(rng).lower() for _ in range(4000)}
     assert len(made) > 3900 and not made & held_out
+    monkeypatch.setattr(frames, "pieces", lambda: (["pay", "acc"], ["ments", "ounts"]))
+    assert {joined(rng) for _ in range(200)}.isdisjoint({"payments", "accounts"}) and "payments" in frames.kept_words()
     assert Vocabulary.of("train").strange == 0.0, "notebooks and labs that draw items are not changed by it"
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import urllib.request
 from collections import Counter
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -91,6 +93,33 @@ def test_tokens_that_are_not_in_a_batch_are_not_pushed_away(checkpoint: Path, tm
     moved = {i for i, change in enumerate((table.detach() - before).norm(dim=-1).tolist()) if change > 1e-4}
     said = {token for example in batch for token in example.ids} | {tokenizer.pad_token_id}
     assert moved and moved <= said and len(said) < len(table)
+
+
+def test_a_folder_holds_one_kind_of_run_and_survives_a_kill_while_saving(
+    checkpoint: Path, tmp_path: Path, monkeypatch
+) -> None:
+    import torch
+
+    with pytest.raises(UsageError, match="holds a run with stage sft, not pretrain"):
+        lm_train.train("pretrain", checkpoint)
+    with pytest.raises(UsageError, match="optimiser adamw, not muon"):
+        lm_train.train("sft", checkpoint, optimiser="muon")
+    shutil.copytree(checkpoint, tmp_path / "cut")
+    plan = lm_train.Plan(**json.loads((checkpoint / "plan.json").read_text()))
+
+    def run() -> lm_train._Run:
+        found = lm_train._Run(plan, tmp_path / "cut", "cpu", None, None, lm_train._default_sampler(None), None, {})
+        found.resume()
+        return found
+
+    first = run()
+    first.step += 1
+    with monkeypatch.context() as cut, pytest.raises(KeyboardInterrupt):
+        cut.setattr(torch, "save", Mock(side_effect=[None, KeyboardInterrupt]))
+        first.save()
+    assert run().step == first.step - 1
+    first.save()
+    assert run().step == first.step and not (tmp_path / "cut" / "saving").exists()
 
 
 def test_probes_can_settle_before_the_model_moves(checkpoint: Path, tmp_path: Path) -> None:
