@@ -218,7 +218,7 @@ def course_lm() -> Iterator[str]:
                n=pace["n"], command=command,
                title=f"course-lm generates, one stream, {words} (interval: slowest to fastest)")  # fmt: skip
         record(f"lm_bandwidth_floor_tokens_per_s{name}", pace["floor_tokens_per_s"], "tokens/s", command=command,
-               title=f"Memory bandwidth of {('one core', 'two cores')[cores - 1]} over the size of the file")
+               title=f"Bound by memory: {('one core reads', 'two cores read')[cores - 1]} the file once a token")
     with TemporaryDirectory() as temporary:
         lora = lm_bench.lora_gain(folder / "base", temporary)
     gain = f"right replies {lora['before']:.2f} to {lora['after']:.2f}, gain {lora['low']:.2f} to {lora['high']:.2f}"

@@ -21,7 +21,7 @@ LEVELS = len(_LEVELS)
 # The same shares on the wide split, where single sentences are nearly learnt and corpus text is not.
 WIDE_SINGLE, CORPUS = 0.35, 0.45
 WIDE_SOURCES = 6  # at most on the highest level, also with several sentences each
-NEAR_SILENT = 0.85  # share of distractors near what is asked, where there is no answer
+NEAR_SILENT = 0.8  # share of distractors near what is asked, where there is no answer
 ALIKE = 0.5  # share of items whose sentences are alike, word by word, up to what tells them apart
 STRANGE = 0.35  # share of names and words of the training that are put together from tokens, so that all get copied
 AHEAD = 0.3  # share of items from the next level: a first sight of what comes
