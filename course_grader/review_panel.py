@@ -47,7 +47,7 @@ def write_notebook(gradebook: Path, submissions: Iterable[Path] = (), reviewer: 
     nb = nbs.normalise(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(INTRODUCTION), code]))
     target = gradebook / "review.ipynb"
     if target.exists() and nbs.source_text(nbs.read(target)) != nbs.source_text(nb):
-        target.rename(gradebook / f"review.backup-{len(list(gradebook.glob('review.backup-*.ipynb'))) + 1}.ipynb")
+        nbs.set_aside(target)
     if not target.exists():
         nbs.write(nb, target)
     return target

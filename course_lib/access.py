@@ -125,17 +125,6 @@ def decide(user: User, document: Document, as_of: date) -> Decision:
     return Decision(True, "allowed")
 
 
-def require(user: User, document: Document, as_of: date) -> None:
-    """Raises AccessDenied with the rule that denied; says nothing about the document."""
-    decision = decide(user, document, as_of)
-    if not decision.allowed:
-        raise AccessDenied(
-            decision.explanation,
-            where=f"rule {decision.rule}",
-            fix="Ask the owner of the document for access, or ask another question.",
-        )
-
-
 Rule = Callable[[Any, Any, date], Decision]
 
 

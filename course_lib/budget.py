@@ -114,7 +114,8 @@ class Ledger:
         if price is not None:
             rate_in, rate_out = price.rates(tokens_in)
             if "cache_control" in json.dumps(body):
-                rate_in = max(rate_in, price.cache_write_1h or 2 * rate_in)
+                scale = rate_in / price.input if price.input else 1.0  # of a long prompt, as ``_cost`` has it
+                rate_in = max(rate_in, scale * (price.cache_write_1h or 2 * price.input))
             usd = (tokens_in * rate_in + tokens_out * rate_out) / 1e6
         with self._lock:
             left = None if self.budget_usd is None else self.budget_usd - self._sum().usd - self._open_usd

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from course_lib.errors import DataError, UsageError
 
-TRACKS = ("beginner", "intermediate", "advanced", "elective")
 _NUMBERED = re.compile(r"^(\d{2})[a-z]?_[a-z0-9_]+$")
 
 

@@ -60,14 +60,13 @@ def start(module: str, to: Annotated[Path, typer.Option("--to", help="Folder for
     source = _lab(module)
     folder = to / catalog.find(module).lab
     target = folder / "lab.ipynb"
-    if target.exists():
-        if not force:
-            raise UsageError("You have started this lab already.", where=str(target),
-                             fix="Open it with make lab, or start over with --force (the old one is kept).")
-        number = len(list(folder.glob("lab.backup-*.ipynb"))) + 1
-        target.rename(folder / f"lab.backup-{number}.ipynb")
-    folder.mkdir(parents=True, exist_ok=True)
+    if target.exists() and not force:
+        raise UsageError("You have started this lab already.", where=str(target),
+                         fix="Open it with make lab, or start over with --force (the old one is kept).")
     copy = notebooks.learner_copy(notebooks.read(source))
+    folder.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        notebooks.set_aside(target)
     notebooks.write(copy, target)
     if json:
         _print_json({"notebook": str(target), "exercises": len(notebooks.exercises(copy))})
@@ -171,6 +170,24 @@ def lint(json: Json = False) -> None:
             typer.echo(str(problem))
         typer.echo(f"{len(problems)} problem(s)")
     raise typer.Exit(1 if problems else 0)
+
+
+@app.command()
+def refresh(notebooks: Annotated[list[Path], typer.Argument(help="Lectures, such as notebooks/06_rag.ipynb.")],
+            limit: Annotated[float, typer.Option(help="Seconds that one lecture may take.")] = 900.0) -> None:
+    """Execute lectures and keep the new outputs, for a change of the model or a library; one that fails stays."""
+    from course_lib.execute import Limits
+    from course_lib.execute import refresh as executed
+
+    failed = 0
+    for notebook in notebooks:
+        if not notebook.is_file():
+            raise UsageError("There is no such notebook.", where=str(notebook), fix="Name a file in notebooks/.")
+        run = executed(notebook, Limits(notebook_s=limit))
+        failed += not run.ok
+        said = "executed" if run.ok else f"cell {run.error_cell} failed, the file stays as it was: {run.error}"
+        typer.echo(f"{notebook}: {said} ({run.seconds:.0f} s)")
+    raise typer.Exit(1 if failed else 0)
 
 
 @app.command()

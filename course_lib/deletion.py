@@ -92,7 +92,8 @@ class Tombstones:
 def delete_document(index: Index, doc_key: str, artifacts: Iterable[Path], reason: str = "") -> DeletionRecord:
     """Deletes one version everywhere and looks again. ``Index.delete`` is the usual way to call it.
 
-    Raises DataError for an unknown key, and for an artifact that does not exist, before anything is changed.
+    Raises DataError, before anything is changed, for an unknown key, for an artifact that does not exist, and for two
+    of one file name.
     """
     document = index.documents.get(doc_key)
     if document is None:
@@ -101,6 +102,9 @@ def delete_document(index: Index, doc_key: str, artifacts: Iterable[Path], reaso
     for path in paths:
         if not path.is_file():
             raise DataError("An artifact to clean does not exist.", where=str(path), fix="Check the path.")
+    if len({path.name for path in paths}) < len(paths):
+        raise DataError("Two artifacts have one name, and the record would show one.", where="artifacts",
+                        fix="Rename one of them, or delete in two calls.")  # fmt: skip
     chunks = [chunk for chunk in index.chunks.values() if chunk.doc_key == doc_key]
     texts = _own_texts(index, document, chunks)
     quote = _quotes(index, document)

@@ -116,8 +116,9 @@ def _backend() -> Found:
     if os.environ.get("ANTHROPIC_BASE_URL"):
         host = re.sub(r"//[^@/]*@", "//", os.environ["ANTHROPIC_BASE_URL"])
         return (True, f"the endpoint at {host}", "any one", "")
-    if os.environ.get("ANTHROPIC_API_KEY"):
-        return (True, "Claude, with the key from ANTHROPIC_API_KEY", "any one", "")
+    for name, what in (("ANTHROPIC_API_KEY", "key"), ("ANTHROPIC_AUTH_TOKEN", "token")):
+        if os.environ.get(name):
+            return (True, f"Claude, with the {what} from {name}", "any one", "")
     return (True, "the embedded server with course-lm", "any one", "")
 
 

@@ -22,7 +22,8 @@ BLOCK = re.compile(r"(<!-- figures ([a-z0-9_ ]+) -->\n).*?(<!-- end figures -->)
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measured number. low and high: a 95 % interval, or None; n: sample size, or None when it is not a sample."""
+    """One measured number. low and high: a 95 % interval, or what the title says, or None; n: sample size, or None when
+    it is not a sample."""
 
     name: str
     value: float

@@ -51,9 +51,9 @@ def load_pool() -> list[dict[str, Any]]:
 
 
 def _jsonl(path: Path) -> list[dict[str, Any]]:
-    from course_lib.strict import read_text
+    from course_lib.strict import json_rows
 
-    return [json.loads(line) for line in read_text(path).splitlines()]
+    return json_rows(path)
 
 
 def write_rows(path: Path | str, rows: Sequence[dict[str, Any]]) -> None:

@@ -79,14 +79,13 @@ def audit_text(row: Mapping[str, Any]) -> str:
 
 
 def model_cases() -> list[LockedCase]:
-    """The locked cases of course-lm. Raises OSError where they were not handed out."""
+    """The locked cases of course-lm. Raises DataError where they were not handed out."""
     from course_lib.models import model_folder
-    from course_lib.strict import read_text
+    from course_lib.strict import json_rows
 
     cases = []
     for name in SETS:
-        for line in read_text(model_folder() / "evals" / f"{name}.jsonl").splitlines():
-            row = json.loads(line)
+        for row in json_rows(model_folder() / "evals" / f"{name}.jsonl"):
             silent = row["reply"] == ABSTAIN
             answers = () if silent else (without_citations(row["reply"]),)
             text, shown = without_citations(audit_text(row)), _shown(row.get("sources", ()) if silent else ())

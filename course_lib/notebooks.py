@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import itertools
 import os
 import re
 from collections import Counter
@@ -78,6 +79,12 @@ def write(nb: NotebookNode, path: Path | str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(nbformat.writes(nb) + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename ``NAME.ipynb`` to the first free ``NAME.backup-N.ipynb`` beside it; returns the new path."""
+    numbered = (path.with_name(f"{path.stem}.backup-{n}{path.suffix}") for n in itertools.count(1))
+    return path.rename(next(kept for kept in numbered if not kept.exists()))
 
 
 def tags(cell: NotebookNode) -> list[str]:
@@ -220,16 +227,6 @@ def source_text(nb: NotebookNode) -> str:
 def code_cells(nb: NotebookNode) -> Iterator[tuple[int, NotebookNode]]:
     """(index, cell) of every code cell that is not empty."""
     return ((i, c) for i, c in enumerate(nb.cells) if c.cell_type == "code" and c.source.strip())
-
-
-def to_html(nb: NotebookNode, title: str = "notebook") -> str:
-    """One HTML page that loads nothing from the network, for looking at. Markdown formulas stay as text."""
-    from nbconvert import HTMLExporter
-
-    exporter = HTMLExporter(template_name="lab", mathjax_url="", require_js_url="", jquery_url="", mermaid_js_url="",
-                            widget_renderer_url="", jupyter_widgets_base_url="", html_manager_semver_range="")
-    body, _ = exporter.from_notebook_node(nb, resources={"metadata": {"name": title}})
-    return body
 
 
 def _allowed(metadata: Any, names: set[str]) -> Any:

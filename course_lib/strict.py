@@ -95,12 +95,23 @@ def build(model: type[R], values: Any, path: Path, lines: Mapping[str, int], lin
         raise fail(f"{subject}: {reason}.", f"{path}:{at}", "Correct the value, or add the missing field.") from error
 
 
-def json_row(line: str, path: Path, number: int) -> dict[str, Any]:
-    """A JSON object with its lists as tuples, which the strict records expect."""
+def json_rows(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file, one a line; empty lines are skipped. A line ends at a line feed and nowhere else."""
+    lines = enumerate(read_text(path).split("\n"), 1)
+    return [_json_object(line, path, number) for number, line in lines if line.strip()]
+
+
+def _json_object(line: str, path: Path, number: int) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise fail(f"This is not JSON: {error}.", f"{path}:{number}", "Write one JSON object a line.") from error
     if not isinstance(row, dict):
         raise fail("A JSON object is expected.", f"{path}:{number}", "Write one JSON object a line.")
+    return row
+
+
+def json_row(line: str, path: Path, number: int) -> dict[str, Any]:
+    """A JSON object with its lists as tuples, which the strict records expect."""
+    row = _json_object(line, path, number)
     return {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}

@@ -1,4 +1,4 @@
-"""Benchmarks of course-lm: agreement of transformers and server, speed beside what the memory bandwidth allows, LoRA in 200 steps.
+"""Benchmarks of course-lm: agreement of transformers and server, speed beside what memory allows, LoRA in 200 steps.
 
 Each function returns a dict of plain numbers; nothing is recorded here. Times are of the machine as it is: run alone.
 """

@@ -17,6 +17,7 @@ from typing import Any
 
 from course_lib.errors import DataError
 from course_lib.prompts import ABSTAIN, REFUSE
+from course_lib.strict import json_rows
 from course_lm.data import Item
 from course_lm.eval import normalised
 from course_lm.model import half_is_faster
@@ -236,7 +237,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     if not kept.exists() and not (made and write_pairs(made, kept)):
         raise DataError("there are no preference pairs", where=str(out), fix="pass some, made by course_lm.dpo.pairs")
-    rows = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
+    rows = json_rows(kept)
     data = Dataset.from_list([{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in rows])
     tokenizer = lm_tokenizer.load(start)
     settings = DPOConfig(

@@ -19,7 +19,7 @@ KINDS = ("", *FRAMES)
 PLACES = 8  # sentences of a source that are told apart by number
 FIRST = 6  # tokens of a reply that choose: the source, the sentence, and how it begins
 EARLY, DOUBTFUL = 5.0, 6.0  # weights of these, and of tokens at which a copy may jump elsewhere
-SILENT = 2.5  # how much heavier the first token of an abstention is than that of an answer, but not on the corpus
+SILENT = 3.0  # how much heavier the first token of an abstention is than that of an answer, but not on the corpus
 ON_CORPUS = ("corpus", "retrieved")  # families of items; beside real sentences it seemed to cost answers
 
 

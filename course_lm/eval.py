@@ -63,9 +63,9 @@ def corpus_items(count: int = 200, seed: int = TEST_SEED) -> list[dict[str, Any]
 def load_items(name: str = "locked") -> list[dict[str, Any]]:
     """The committed rows: ``locked``, ``corpus`` or ``tasks``."""
     from course_lib.models import model_folder
-    from course_lib.strict import read_text
+    from course_lib.strict import json_rows
 
-    return [json.loads(line) for line in read_text(model_folder() / "evals" / f"{name}.jsonl").splitlines()]
+    return json_rows(model_folder() / "evals" / f"{name}.jsonl")
 
 
 def write_items(folder: Path | str) -> None:

@@ -19,7 +19,6 @@ from course_lib.access import (
     allowed_documents,
     decide,
     permission_fingerprint,
-    require,
 )
 from course_lib.errors import AccessDenied
 
@@ -148,13 +147,6 @@ def test_a_property_that_raises_is_closed() -> None:
             raise RuntimeError("storage is away")
 
     assert decide(user(), Trap(), AS_OF).rule == "approved_source"  # type: ignore[arg-type]
-
-
-def test_require_names_the_rule_and_not_the_document() -> None:
-    with pytest.raises(AccessDenied) as caught:
-        require(user(), document("merger-secret", "Text.", classification="restricted"), AS_OF)
-    assert "classification" in str(caught.value)
-    assert "merger" not in str(caught.value)
 
 
 def test_allowed_documents_counts_each_denial_once() -> None:

@@ -212,6 +212,11 @@ def test_a_long_prompt_has_its_own_rates() -> None:
     assert held.usd == pytest.approx((6000 * 5 + 100 * 25) / 1e6)
     book.settle(held, {"input_tokens": 500, "output_tokens": 100})
     assert book.total.usd == pytest.approx((500 * 1 + 100 * 5) / 1e6)
+    cached = price.model_copy(update={"cache_write_1h": 2})
+    book = Ledger(1.0, lambda model: cached)
+    held = book.reserve({"model": "m", "cache_control": {}}, 5000)
+    book.settle(held, {"cache_creation_input_tokens": 6000, "cache_creation": {"ephemeral_1h_input_tokens": 6000}})
+    assert book.total.usd == pytest.approx(held.usd) == pytest.approx(6000 * 5 * 2 / 1e6)
 
 
 @given(

@@ -459,6 +459,12 @@ def test_rows_of_lab_02_are_read_from_its_folder(tmp_path: Path) -> None:
     (tmp_path / "splits").mkdir()
     (tmp_path / "splits" / "train.jsonl").write_text('{"id": "mine"}\n')
     assert finetune.load_rows(tmp_path) == [{"id": "mine"}]
+    odd = [{"id": "a", "text": "one\u2028two\u0085three"}, {"id": "b"}]
+    finetune.write_rows(tmp_path / "splits" / "train.jsonl", odd)
+    assert finetune.load_rows(tmp_path) == odd
+    (tmp_path / "splits" / "train.jsonl").write_text('{"id": 1}\n\n{broken\n')
+    with pytest.raises(DataError, match=r"train\.jsonl:3"):
+        finetune.load_rows(tmp_path)
 
 
 def test_a_prompt_is_the_template_or_the_plain_text() -> None:

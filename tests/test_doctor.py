@@ -123,8 +123,9 @@ def test_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_keys_never_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-secret")
-    assert "secret" not in repr(doctor.diagnose()) and "Claude" in by_name()["model in use"].found
+    for name in ("ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_API_KEY"):
+        monkeypatch.setenv(name, "sk-secret")
+        assert "secret" not in repr(doctor.diagnose()) and f"from {name}" in by_name()["model in use"].found
     monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://user:secret@127.0.0.1:8000")
     assert "secret" not in repr(doctor.diagnose()) and "127.0.0.1:8000" in by_name()["model in use"].found
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import nbformat as nbf
 import pytest
+from typer.testing import CliRunner
 
+from course_lib import cli
 from course_lib import notebooks as nbs
 from course_lib.errors import ExecutionError, UsageError
 from course_lib.execute import Limits, PapermillExecutor, check_parameters, parameters_of, refresh
@@ -110,6 +112,9 @@ def test_refresh_replaces_a_lecture_only_when_it_ran(tmp_path: Path) -> None:
     run = refresh(broken)
     assert not run.ok and "ZeroDivisionError" in run.error and broken.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.ipynb", "b.ipynb"]
+    said = CliRunner().invoke(cli.app, ["refresh", str(broken)])
+    assert said.exit_code == 1 and "stays as it was" in said.output
+    assert isinstance(CliRunner().invoke(cli.app, ["refresh", str(tmp_path / "c.ipynb")]).exception, UsageError)
 
 
 def test_environment_and_kernel_are_forced(tmp_path: Path) -> None:

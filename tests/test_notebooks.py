@@ -156,10 +156,15 @@ def test_read_says_what_is_wrong(tmp_path: Path) -> None:
             nbs.read(tmp_path / name)
 
 
-def test_html_stands_alone() -> None:
-    page = nbs.to_html(lab())
-    assert "double the values" in page
-    assert not re.findall(r"""(?:src|href)=["']?https?://(?!www\.w3\.org)""", page)
+def test_what_is_set_aside_never_replaces_what_was(tmp_path: Path) -> None:
+    work = tmp_path / "lab.ipynb"
+    for text in "abc":
+        work.write_text(text)
+        nbs.set_aside(work)
+    (tmp_path / "lab.backup-1.ipynb").unlink()
+    work.write_text("d")
+    assert nbs.set_aside(work).name == "lab.backup-1.ipynb"
+    assert [p.read_text() for p in sorted(tmp_path.iterdir())] == ["d", "b", "c"]
 
 
 def test_a_good_lab_has_no_problem() -> None:

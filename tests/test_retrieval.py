@@ -601,6 +601,11 @@ def test_what_another_version_still_says_is_kept(tmp_path: Path) -> None:
 def test_a_wrong_artifact_stops_the_deletion_before_anything_changes(index: Index, tmp_path: Path) -> None:
     with pytest.raises(DataError):
         index.delete("merger-memo@1", artifacts=[tmp_path / "absent.jsonl"])
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "rows.jsonl").write_text("{}\n")
+    with pytest.raises(DataError, match="Two artifacts have one name"):
+        index.delete("merger-memo@1", artifacts=[tmp_path / "a" / "rows.jsonl", tmp_path / "b" / "rows.jsonl"])
     assert "merger-memo@1" in index.search("Harbour Ledger price", OFFICER).doc_keys
 
 
