@@ -30,10 +30,10 @@ from typing import Any
 
 from course_grader.cgroups import Group, make_group
 from course_grader.namespaces import FORK, user_namespace
-from course_grader.sandbox_view import HOME, USER, arguments, below_tmp, copy_tree, environment
+from course_grader.sandbox_view import HOME, USER, arguments, below_tmp, copy_tree, environment, exposed_by
 from course_lib.errors import CourseError, ExecutionError
 
-OUT = f"{HOME}/out"
+OUT, RUN = f"{HOME}/out", f"{HOME}/run"
 NAMESPACES = {"user": 0x10000000, "mnt": 0x20000, "pid": 0x20000000, "net": 0x40000000, "ipc": 0x8000000,
               "uts": 0x4000000, "cgroup": 0x2000000}  # fmt: skip
 CAUSES = {"memory": "it used more than {memory_bytes} bytes of memory", "files": "it made more than {files} files",
@@ -72,6 +72,8 @@ def available() -> tuple[bool, str]:
     if shutil.which("bwrap") is None:
         return False, "bubblewrap is not installed (Debian, Ubuntu: apt install bubblewrap)"
     try:
+        if place := exposed_by():
+            return False, f"the course lies inside {place}, which a sandbox shows, with rubrics and tests"
         with Box() as box:
             if box.popen([sys.executable, "-c", "import course_lib.errors"]).wait(timeout=20):
                 return False, f"Python does not run inside: {box.log().strip()[-200:] or 'is it readable by everyone?'}"
@@ -143,9 +145,10 @@ class Box:
         self.namespaces = sum(flag for name, flag in NAMESPACES.items()
                               if os.readlink(f"/proc/{pid}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}"))
         disks = (HOME, "/dev/shm", "/tmp") if below_tmp() else (HOME, "/dev/shm")
-        self._out, *self._disks = (os.open(self.path(p), os.O_RDONLY | os.O_DIRECTORY) for p in (OUT, *disks))
+        folders = (OUT, RUN, *disks)
+        self._out, self._run, *self._disks = (os.open(self.path(p), os.O_RDONLY | os.O_DIRECTORY) for p in folders)
         self._snmp = os.open(f"/proc/{pid}/net/snmp", os.O_RDONLY)
-        self._fds += [self.pidfd, self._out, *self._disks, self._snmp]
+        self._fds += [self.pidfd, self._out, self._run, *self._disks, self._snmp]
         self.group = make_group(self.caps.memory_bytes, self.caps.rlimits()["RLIMIT_NPROC"])
         self._deadline = time.monotonic() + self.caps.wall_s
         self._made = self._files()
@@ -157,13 +160,13 @@ class Box:
         """How this process reaches a path of the box, while the box runs. Links in there lead astray: do not follow."""
         return f"/proc/{self.pid}/root{inside}"
 
-    def job(self, argv: Sequence[str] | None, env: Mapping[str, str] | None = None, log: str = f"{HOME}/run/log",
+    def job(self, argv: Sequence[str] | None, env: Mapping[str, str] | None = None, log: str = f"{RUN}/log",
             connection: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """What ``kernel_fork`` needs to run something in here. env: replaces ``environment()``."""
         return {"argv": argv, "env": dict(env or environment()), "cwd": OUT, "log": log, "namespaces": self.namespaces,
                 "user": USER, "limits": self.caps.rlimits(), "connection": connection,
                 "group": self.group.procs if self.group else None,
-                "connection_file": f"{HOME}/run/kernel.json"}  # fmt: skip
+                "connection_file": f"{RUN}/kernel.json"}  # fmt: skip
 
     def popen(self, argv: Sequence[str], env: Mapping[str, str] | None = None,
               connection: Mapping[str, Any] | None = None) -> subprocess.Popen[bytes]:
@@ -177,7 +180,7 @@ class Box:
     def log(self) -> str:
         """The end of what the kernel's process wrote to its own output, for a person. Never trusted."""
         with contextlib.suppress(OSError):
-            handle = os.open("run/log", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self._disks[0])
+            handle = os.open("log", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self._run)
             with os.fdopen(handle, "rb") as stream:
                 stream.seek(max(0, os.fstat(handle).st_size - 2000))
                 return stream.read(2000).decode(errors="replace")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import importlib.util
 import os
@@ -12,6 +11,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 HOME = "/home/learner"
@@ -45,7 +45,7 @@ def stage() -> Path:
     from course_lib.catalog import repo_root
 
     top, root = Path(tempfile.mkdtemp(prefix="course-view-")), repo_root()
-    atexit.register(shutil.rmtree, top, True)
+    Finalize(None, shutil.rmtree, (top, True), exitpriority=1)  # a worker process runs no atexit
     for name in PACKAGES:
         shutil.copytree(package(name), top / name, ignore=shutil.ignore_patterns(*HIDDEN))
     shutil.copytree(root / "data" / "corpus", top / "corpus")
@@ -89,6 +89,14 @@ def package(name: str) -> Path:
 def below_tmp() -> bool:
     """Whether the course or its Python lies below /tmp, which then is a disk of its own instead of a link to HOME."""
     return any(path.startswith("/tmp/") for path in (sys.base_prefix, sys.prefix, str(package("course_lib"))))
+
+
+def exposed_by() -> str:
+    """The folder, of those that a box shows whole, in which the course lies with all that grades; empty: in none."""
+    from course_lib.catalog import repo_root
+
+    places = ("/usr", sys.base_prefix, sys.prefix)
+    return next((place for place in places if repo_root().is_relative_to(Path(place).resolve())), "")
 
 
 def arguments() -> list[str]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
+from course_grader import sandbox_view
 from course_grader.namespaces import OUTER_USER
 from course_grader.sandbox import Box, Caps, available, require
-from course_grader.sandbox_view import HIDDEN, environment, stage
+from course_grader.sandbox_view import HIDDEN, HOME, environment, stage
+from course_lib.catalog import repo_root
 from course_lib.errors import ExecutionError
 
 needs_sandbox = pytest.mark.skipif(not available()[0], reason=available()[1] or "a sandbox works")
@@ -51,6 +55,19 @@ def test_a_bubblewrap_that_cannot_work_is_named(monkeypatch: pytest.MonkeyPatch,
         available.cache_clear()
 
 
+@needs_sandbox
+@pytest.mark.parametrize("name", ["prefix", "base_prefix"])
+def test_a_course_inside_what_every_box_shows_has_no_sandbox(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    assert sandbox_view.exposed_by() == ""
+    monkeypatch.setattr(sandbox_view.sys, name, str(repo_root().parent))
+    available.cache_clear()
+    try:
+        ok, reason = available()
+        assert not ok and f"the course lies inside {repo_root().parent}, which a sandbox shows" in reason
+    finally:
+        available.cache_clear()
+
+
 def test_the_environment_is_made_and_not_inherited() -> None:
     made = environment({"ANTHROPIC_API_KEY": "secret", "LANG": "de_DE", "PYTHONPATH": "/x", "LD_PRELOAD": "/x.so"})
     assert made["LANG"] == "de_DE" and "secret" not in made.values()
@@ -65,6 +82,20 @@ def test_the_view_of_the_course_leaves_out_what_grades() -> None:
     assert {p.name for p in (stage() / "evals/rag").iterdir()} == {"DATA_CARD.md", "dev.jsonl", "hostile.json"}
 
 
+def staged_in(folder: Path) -> None:
+    stage.cache_clear()
+    tempfile.tempdir = str(folder)
+    assert stage().parent == folder
+
+
+@pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="workers are spawned here")
+def test_a_worker_takes_its_view_of_the_course_along(tmp_path: Path) -> None:
+    worker = multiprocessing.get_context("forkserver").Process(target=staged_in, args=(tmp_path,))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0 and list(tmp_path.iterdir()) == []
+
+
 @needs_sandbox
 def test_exit_status_and_signals_pass_through() -> None:
     with Box() as box:
@@ -75,6 +106,15 @@ def test_exit_status_and_signals_pass_through() -> None:
         waiting.send_signal(signal.SIGINT)
         assert waiting.wait(timeout=10) in (1, 128 + signal.SIGINT)
         assert "KeyboardInterrupt" in box.log()
+
+
+@needs_sandbox
+def test_the_log_is_the_one_of_the_box_whatever_its_folder_becomes(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("a file of the host")
+    with Box() as box:
+        status, log = python(box, f"import os\nprint('mine', flush=True)\nos.rename('{HOME}/run', '{HOME}/away')\n"
+                                  f"os.symlink({str(tmp_path)!r}, '{HOME}/run')")  # fmt: skip
+    assert (status, log) == (0, "mine\n")
 
 
 @needs_sandbox
