@@ -21,6 +21,7 @@ import json
 import os
 import resource
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -177,8 +178,9 @@ def _code(status: int) -> int:
     return code if code >= 0 else 128 - code
 
 
-def serve(path: str, modules: list[str], linger_s: float) -> None:
-    """Import, then fork for each job. Ends with standard input (``linger_s`` 0), or after that long without a job."""
+def serve(path: str, modules: list[str], linger_s: float, folder: str) -> None:
+    """Import, then fork for each job. Ends with standard input (``linger_s`` 0), or after that long without a job, and
+    takes ``folder``, which was made for it, along."""
     for name in modules:
         importlib.import_module(name)
     gc.collect()
@@ -202,6 +204,7 @@ def serve(path: str, modules: list[str], linger_s: float) -> None:
             _serve_one(listener, caller)
         caller.close()
     os.unlink(path)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _serve_one(listener: socket.socket, caller: socket.socket) -> NoReturn:
@@ -243,7 +246,7 @@ def main(arguments: list[str]) -> None:
     elif arguments[0] == "--enter":
         os._exit(keep(json.loads(sys.stdin.buffer.read()), int(arguments[1]), None))
     else:
-        serve(arguments[1], arguments[3:], float(arguments[2]))
+        serve(arguments[1], arguments[4:], float(arguments[2]), arguments[3])
 
 
 if __name__ == "__main__":

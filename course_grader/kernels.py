@@ -35,7 +35,7 @@ from traitlets import Bool
 
 from course_grader.kernel_fork import MESSAGE
 from course_grader.sandbox import FORK, Box, require
-from course_grader.sandbox_view import HOME, environment
+from course_grader.sandbox_view import HOME, PACKAGES, environment, package
 from course_lib.errors import ExecutionError
 
 MODULES = tuple(
@@ -46,7 +46,6 @@ MODULES = tuple(
 KERNELSPECS = {"course-warm": ("Python 3 (course, warm)", {"warm": True, "sandbox": False}),
                "course-sandbox": ("Python 3 (course, sandbox)", {"warm": True, "sandbox": True})}  # fmt: skip
 START_S = 600.0
-PORTS = 5
 
 
 class ForkServer:
@@ -80,7 +79,8 @@ class ForkServer:
             "MPLCONFIGDIR": str(cache_dir() / "matplotlib"), "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         }  # fmt: skip
         linger = os.environ.get("COURSE_KERNEL_LINGER_S", "300") if self.shared else "0"
-        command = [sys.executable, "-P", str(FORK), "--serve", str(self.path), linger, *self.modules]
+        command = [sys.executable, "-P", str(FORK), "--serve", str(self.path), linger, str(self._folder),
+                   *self.modules]
         stdin = subprocess.DEVNULL if self.shared else subprocess.PIPE
         with open(self._folder / "log", "wb") as log:
             self._process = subprocess.Popen(command, stdin=stdin, stdout=log, stderr=log, env=env, cwd="/",
@@ -165,7 +165,8 @@ def shared_server() -> ForkServer:
     from course_lib.server import runtime_dir
 
     modules = tuple(os.environ.get("COURSE_KERNEL_MODULES", "").split()) or MODULES
-    state = [(p.name, p.stat().st_mtime_ns) for p in sorted(FORK.parent.glob("*.py"))]
+    folders = (FORK.parent, *map(package, PACKAGES))
+    state = [(str(p), p.stat().st_mtime_ns) for folder in folders for p in sorted(folder.rglob("*.py"))]
     key = hashlib.sha256(repr((sys.prefix, modules, state)).encode()).hexdigest()[:16]
     path = runtime_dir() / f"kernels-{key}.socket"
     with FileLock(f"{path}.lock"):

@@ -137,6 +137,38 @@ def test_a_server_that_has_gone_is_named(tmp_path: Path) -> None:
     assert not run.ok and not server.path.exists()
 
 
+def test_a_shared_server_belongs_to_one_state_of_every_package_it_imports(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It has imported them: after an edit its kernels would run what the files no longer say."""
+    monkeypatch.setenv("COURSE_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setattr(kernels.ForkServer, "start", lambda self: None)
+    monkeypatch.setattr(kernels, "package", lambda name: tmp_path / name)
+    sources = [tmp_path / name / "inner" / "__init__.py" for name in kernels.PACKAGES]
+    seen = {kernels.shared_server().path}
+    for number, source in enumerate(sources):
+        source.parent.mkdir(parents=True)
+        source.touch()
+        seen.add(kernels.shared_server().path)
+        os.utime(source, ns=(number, number))
+        seen.add(kernels.shared_server().path)
+    assert len(seen) == 1 + 2 * len(sources) and kernels.shared_server().path in seen
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_server_that_nobody_closes_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shared: bool
+) -> None:
+    """A shared one ends by itself, one of a process's own with that process."""
+    monkeypatch.setenv("COURSE_KERNEL_LINGER_S", "0.2")
+    server = ForkServer(("json",), path=tmp_path / "socket" if shared else None)
+    server.start()
+    if not shared:
+        server._process.stdin.close()
+    assert server._process.wait(timeout=10) == 0
+    assert not server.path.exists() and not server._folder.exists()
+
+
 @pytest.fixture
 def jupyter(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A prefix with our kernelspecs, and a shared fork server that is light and short-lived."""
