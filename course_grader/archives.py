@@ -177,6 +177,8 @@ def _inflated(raw: bytes, make: Callable[[], Any], cap: int) -> bytes:
 def unpack_bulk(path: Path, to: Path | None) -> tuple[list[str], list[ArtifactError]]:
     """The safe names inside a bulk download, and why others are refused; with ``to`` the files are written there, in
     place of what was there. One bad name does not stop the rest.
+
+    Raises UsageError for a file that is no zip, and for one of more than ``BULK_MEMBERS`` entries.
     """
     if to is not None:
         shutil.rmtree(to, ignore_errors=True)
@@ -185,7 +187,10 @@ def unpack_bulk(path: Path, to: Path | None) -> tuple[list[str], list[ArtifactEr
     bad: list[ArtifactError] = []
     try:
         with zipfile.ZipFile(path) as archive:
-            for info in archive.infolist()[:BULK_MEMBERS]:
+            if len(archive.infolist()) > BULK_MEMBERS:
+                raise UsageError(f"The archive holds more than {BULK_MEMBERS} entries.", where=str(path),
+                                 fix="Unpack it and name the folder.")
+            for info in archive.infolist():
                 try:
                     name = _bulk_member(archive, info, to)
                     names += [name] if name else []

@@ -14,7 +14,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from course_grader.archives import SUFFIXES, is_archive, read_archive, read_bytes, unpack_bulk
@@ -27,6 +27,7 @@ CANVAS = re.compile(r"(?P<name>[^_]+)_(?:(?P<late>LATE)_)?(?P<id>\d+)_\d+_(?P<fi
 ATTEMPT = re.compile(r"attempt[-_ ]?(\d{1,3})", re.IGNORECASE)
 RESENT = re.compile(r"-\d{1,2}(?=\.[^.]+$)")  # Canvas adds -1 to the name of a file that was handed in again
 COLUMNS = ("learner", "path", "name", "submitted")
+STRAY = "it is neither a folder nor an archive (zip, tar, tar.gz, tar.bz2, tar.xz)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Entry:
     """One thing that one learner handed in. error: why it is refused, then nothing of it is read.
 
     learner: a stable id. source: where it lay, relative. files: name -> path for loose files of a bulk download.
-    submitted: ISO 8601 with its zone, or empty. late: the learning platform says so, without a time.
+    submitted: ISO 8601 in UTC, or empty. late: the learning platform says so, without a time.
     """
 
     learner: str
@@ -71,6 +72,9 @@ def collect(paths: Iterable[Path | str], module: str = "06", unpack_to: Path | N
     """
     found: list[Entry] = []
     for path in map(Path, paths):
+        if not os.path.lexists(path):
+            raise UsageError("There is nothing at this path.", where=str(path),
+                             fix="Name what was handed in: a folder, an archive or a CSV.")
         if path.suffix.lower() == ".csv":
             found += _from_csv(path)
         elif is_archive(path.name) and path.is_file():
@@ -78,7 +82,7 @@ def collect(paths: Iterable[Path | str], module: str = "06", unpack_to: Path | N
         elif path.is_dir():
             found += [_entry(path, path.name)] if _is_submission(path, module) else _from_folder(path)
         else:
-            found.append(_entry(path, path.name, error="there is nothing at this path"))
+            found.append(_entry(path, path.name, error=STRAY))
     return _numbered(found)
 
 
@@ -146,7 +150,7 @@ def _plain(folder: Path, item: os.DirEntry[str]) -> list[Entry]:
         return [_entry(path, _stem(item.name))]
     if not item.is_file():
         return [_entry(path, item.name, error="it is a pipe, socket or device")]
-    return [_entry(path, item.name, error="it is neither a folder nor an archive (zip, tar, tar.gz, tar.bz2, tar.xz)")]
+    return [_entry(path, item.name, error=STRAY)]
 
 
 def _entry(path: Path, learner: str, error: str = "") -> Entry:
@@ -224,15 +228,19 @@ def _from_csv(path: Path) -> list[Entry]:
         raise UsageError("The table cannot be read.", where=str(path), fix="Save it as a CSV in UTF-8.") from error
     head = text.partition("\n")[0]
     table = csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if head.count(";") > head.count(",") else ",")
+    try:
+        return list(_csv_rows(table, path))
+    except csv.Error as error:
+        raise UsageError(f"The table cannot be read: {error}.", where=f"{path}:{table.line_num + 1}",
+                         fix="Close the quotes of this row.") from error
+
+
+def _csv_rows(table: csv.DictReader[str], path: Path) -> Iterator[Entry]:
     names = [name.strip().lower() for name in table.fieldnames or []]
     if not {"learner", "path"} <= set(names):
         raise UsageError(f"The table has the columns {', '.join(names) or 'none'}.", where=f"{path}:1",
                          fix=f"Name the columns {', '.join(COLUMNS)}; the last two may be missing.")
     table.fieldnames = names
-    return list(_csv_rows(table, path))
-
-
-def _csv_rows(table: csv.DictReader[str], path: Path) -> Iterator[Entry]:
     for row in table:
         cells = {name: (row.get(name) or "").strip() for name in COLUMNS}
         place = PurePosixPath(cells["path"])
@@ -252,7 +260,7 @@ def _csv_rows(table: csv.DictReader[str], path: Path) -> Iterator[Entry]:
 
 
 def _when(text: str) -> tuple[str, str]:
-    """(time in ISO form, problem). A time without a zone is refused: late or not must not depend on a machine."""
+    """(time in ISO form and UTC, problem). Without a zone it is refused: late or not must not depend on a machine."""
     if not text:
         return "", ""
     try:
@@ -261,4 +269,7 @@ def _when(text: str) -> tuple[str, str]:
         return "", f"the time {text[:40]!r} is not ISO 8601"
     if value.tzinfo is None:
         return "", f"the time {text[:40]!r} has no zone, such as +00:00"
-    return value.isoformat(), ""
+    try:
+        return value.astimezone(UTC).isoformat(), ""
+    except OverflowError:
+        return "", f"the time {text[:40]!r} is in no year of UTC"

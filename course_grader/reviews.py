@@ -150,6 +150,14 @@ def _rows(path: Path, needed: Set[str]) -> Iterator[tuple[int, dict[str, str]]]:
         raise DataError("This is not UTF-8 text.", where=str(path), fix="Save it as CSV in UTF-8.") from error
     head = text.partition("\n")[0]
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if head.count(";") > head.count(",") else ",")
+    try:
+        yield from _cells(reader, path, needed)
+    except csv.Error as error:
+        raise DataError(f"The table cannot be read: {error}.", where=f"{path}:{reader.line_num + 1}",
+                        fix="Close the quotes of this row.") from error
+
+
+def _cells(reader: csv.DictReader[str], path: Path, needed: Set[str]) -> Iterator[tuple[int, dict[str, str]]]:
     if missing := needed - set(reader.fieldnames or ()):
         raise DataError(f"The table lacks the columns {', '.join(sorted(missing))}.", where=f"{path}:1",
                         fix="Start from the file that the gradebook wrote.")  # fmt: skip

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from course_grader import archives
 from course_grader.archives import read_archive, safe_name
 from course_grader.intake import Entry, collect, read_entry
 from course_lib.errors import ArtifactError, UsageError
@@ -216,6 +217,16 @@ def test_a_bulk_download_as_one_zip(tmp_path: Path) -> None:
     assert [e.learner for e in collect([tmp_path / "one.zip"], unpack_to=tmp_path / "other")] == ["one"]
 
 
+def test_a_bulk_download_beyond_the_limit_loses_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "BULK_MEMBERS", 2)
+    for count in (2, 3):
+        names = [f"Ann_{n}_assignsubmission_file_/README.md" for n in range(count)]
+        (tmp_path / f"{count}.zip").write_bytes(packed_zip(dict.fromkeys(names, b"# A")))
+    assert len(collect([tmp_path / "2.zip"], unpack_to=tmp_path / "intake")) == 2
+    with pytest.raises(UsageError, match="more than 2 entries"):
+        collect([tmp_path / "3.zip"], unpack_to=tmp_path / "intake")
+
+
 def test_a_table_of_learners(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "README.md").write_text("# W")
@@ -236,6 +247,25 @@ def test_a_table_of_learners(tmp_path: Path) -> None:
         collect([tmp_path / "bad.csv"])
 
 
+def test_attempts_are_in_the_order_of_their_times_in_any_zone(tmp_path: Path) -> None:
+    (tmp_path / "b.zip").write_bytes(packed_zip(FILES))
+    times = ("2026-11-01T23:30:00-05:00", "2026-11-02T01:00:00+00:00", "2026-11-02T02:00:00+02:00",
+             "9999-12-31T23:00:00-05:00")  # fmt: skip
+    (tmp_path / "who.csv").write_text("learner,path,submitted\n" + "".join(f"ann,b.zip,{time}\n" for time in times))
+    found = collect([tmp_path / "who.csv"])
+    assert [(e.attempt, e.submitted) for e in found] == [
+        (1, "2026-11-02T00:00:00+00:00"), (2, "2026-11-02T01:00:00+00:00"), (3, "2026-11-02T04:30:00+00:00"), (4, "")]
+    assert "no year of UTC" in found[3].error
+
+
+@pytest.mark.parametrize(("head", "line"), [("learner,path\nann,b.zip\n", 3), ("", 1)])
+def test_a_quote_that_is_not_closed_is_named(tmp_path: Path, head: str, line: int) -> None:
+    (tmp_path / "who.csv").write_text(head + 'bob,"b.zip\n' + "cat,b.zip\n" * 20_000)
+    with pytest.raises(UsageError, match="cannot be read: field larger") as caught:
+        collect([tmp_path / "who.csv"])
+    assert caught.value.where == f"{tmp_path / 'who.csv'}:{line}"
+
+
 def test_attempts_one_submission_and_nothing(tmp_path: Path) -> None:
     for number in (2, 10):
         (tmp_path / "c" / "ann" / f"attempt-{number}").mkdir(parents=True)
@@ -245,7 +275,12 @@ def test_attempts_one_submission_and_nothing(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "lab.ipynb").write_text("{}")
     assert [e.learner for e in collect([tmp_path / "one"])] == ["one"]
-    assert "nothing at this path" in collect([tmp_path / "nobody"])[0].error
+    (tmp_path / "notes.txt").write_text("x")
+    assert "neither a folder nor an archive" in collect([tmp_path / "notes.txt"])[0].error
+    for name in ("submisions", "who.csv", "all.zip"):
+        with pytest.raises(UsageError, match="nothing at this path") as caught:
+            collect([tmp_path / "one", tmp_path / name])
+        assert caught.value.where == str(tmp_path / name)
     wrapped = tmp_path / "d" / "bob" / "lab06"
     wrapped.mkdir(parents=True)
     (wrapped / "README.md").write_text("# B")

@@ -95,6 +95,17 @@ def test_tables_that_are_none(graded: Path, tmp_path: Path) -> None:
             import_reviews(tmp_path / "x.csv", build(journal.records), journal)
 
 
+def test_a_quote_that_is_not_closed_is_named(graded: Path) -> None:
+    path = fill(graded, points="1", reason="fits", reviewer="R")
+    rows = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(rows[:3]) + 'x,"' + "y\n" * 100_000)
+    with Journal(graded / JOURNAL) as journal:
+        before = len(journal.records)
+        with pytest.raises(DataError, match="cannot be read: field larger") as caught:
+            import_reviews(path, build(journal.records), journal)
+        assert len(journal.records) == before and caught.value.where == f"{path}:4"
+
+
 def test_kappa_is_the_one_of_the_field() -> None:
     draw = np.random.default_rng(1)
     for agree in (0.5, 0.8, 0.95):
