@@ -14,7 +14,7 @@ from typing import Any
 
 from course_grader.cohort import Task, grade_task, result_key
 from course_grader.intake import read_entry
-from course_grader.workers import Call, Crash, Mapper
+from course_grader.workers import Call, Crash, Mapper, outcome
 from course_lib.errors import UsageError
 
 AHEAD = 4  # tasks that wait at the scheduler for each worker thread: more would only fill its memory
@@ -58,17 +58,23 @@ def _map(client: Any, call: Call, tasks: Sequence[Task]) -> Iterator[tuple[Task,
     while waiting or running:
         while waiting and len(running) < room:
             task = waiting.pop()
-            packed = replace(task, files=tuple(read_entry(task.entry).files.items()))
+            packed = outcome(_packed, task)
+            if isinstance(packed, Crash):
+                yield task, packed
+                continue
             future = client.submit(_grade_here, packed, key=f"course-{task.key}", pure=False)
             running[future.key] = task
             finished.add(future)
+        if not running:
+            return
         future = next(finished)
         task = running.pop(future.key)
-        try:
-            result = future.result()  # waits where the worker was lost with the result: it is worked out again
-        except Exception as error:
-            result = Crash(f"the grader stopped with {type(error).__name__}: {str(error)[:200]}")
-        yield task, result
+        # waits where the worker was lost with the result: it is worked out again
+        yield task, outcome(lambda done: done.result(), future)
+
+
+def _packed(task: Task) -> Task:
+    return replace(task, files=tuple(read_entry(task.entry).files.items()))
 
 
 def _grade_here(task: Task) -> dict[str, Any]:

@@ -174,12 +174,13 @@ def _serve(pipe: Connection, call: Call, warm: Callable[[], Any] | None, log: Pa
     try:
         pipe.send(("ready",))
         while True:
-            pipe.send(("done", _outcome(call, pipe.recv())))
+            pipe.send(("done", outcome(call, pipe.recv())))
     except (EOFError, OSError):
         return
 
 
-def _outcome(call: Call, task: Any) -> Any:
+def outcome(call: Call, task: Any) -> Any:
+    """What ``call`` returns, or a Crash that names what it raised."""
     try:
         return call(task)
     except Exception as error:
@@ -188,4 +189,4 @@ def _outcome(call: Call, task: Any) -> Any:
 
 def inline(call: Call, tasks: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
     """The same in this process, one after the other: for tests, and where processes cannot be started."""
-    return ((task, _outcome(call, task)) for task in tasks)
+    return ((task, outcome(call, task)) for task in tasks)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cohort_kit as kit
 import pytest
@@ -14,6 +17,7 @@ from distributed import default_client
 from course_grader.cohort import Options, grade_cohort
 from course_grader.dask_map import dask_mapper
 from course_grader.intake import collect
+from course_grader.workers import Call
 from course_lib.errors import UsageError
 
 
@@ -51,6 +55,20 @@ def test_a_worker_with_another_course_refuses(tmp_path: Path) -> None:
     with dask_mapper("local", 1) as mapper:
         run = grade_cohort(collect([subs]), Elsewhere(home=os.getpid()), tmp_path / "b", Options(mapper=mapper))
     assert all("another version of the course" in row.error for row in run.book.labs[0].rows)
+
+
+def test_a_submission_that_has_gone_costs_itself_only(tmp_path: Path) -> None:
+    subs = kit.cohort(tmp_path / "subs", 3)
+
+    def shrinking(call: Call, tasks: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        for name in ("learner-00", "learner-02"):
+            shutil.rmtree(subs / name)
+        return mapper(call, tasks)
+
+    with dask_mapper("local", 1) as mapper:
+        run = grade_cohort(collect([subs]), kit.CheapGrader(), tmp_path / "b", Options(mapper=shrinking))
+    errors = [row.error for row in run.book.labs[0].rows]
+    assert errors[1] == "" and all(error.startswith("Not scored: the grader stopped") for error in errors[::2])
 
 
 def test_a_scheduler_that_is_not_there_is_explained() -> None:
