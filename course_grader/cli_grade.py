@@ -23,7 +23,8 @@ def grade(
     out: Annotated[Path, typer.Option(help="Folder of the gradebook.")] = Path("build/gradebook"),
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     scheduler: Annotated[str, typer.Option(help="Dask scheduler, such as tcp://host:8786, or local.")] = "",
-    policy: Annotated[Path | None, typer.Option(help="YAML: due dates, lateness, extensions, retries, drops.")] = None,
+    policy: Annotated[Path | None, typer.Option(
+        help="YAML: due dates, lateness, extensions, retries, drops; for all labs, and kept by later runs.")] = None,
     execute: Annotated[bool | None, typer.Option(
         "--execute/--static", show_default="as the rubric asks",
         help="Run each notebook again in a sandbox after the static checks, or leave that out.")] = None,
@@ -53,7 +54,7 @@ def grade(
     if not entries:
         raise UsageError("There is no submission here.", where=" ".join(map(str, submissions)),
                          fix="Name the folder that holds one folder or archive per learner.")  # fmt: skip
-    rules = load_policy(policy)
+    rules = load_policy(policy) if policy else None
     with _shown(json) as on_event, _mapper(scheduler, workers) as mapper:
         options = Options(workers, regrade, commit or not regrade, rules, mapper)
         _import(out, reviews, suggestions, gold, on_event)

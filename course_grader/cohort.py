@@ -14,11 +14,11 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from course_grader.gradebook import Book, Change, build, changes, slug
+from course_grader.gradebook import Book, Change, build, changes, last_policy, slug
 from course_grader.intake import Entry, read_entry
 from course_grader.journal import Journal
 from course_grader.policy import Policy
@@ -154,12 +154,13 @@ def grade_task(task: Task) -> dict[str, Any]:
 @dataclass(frozen=True, slots=True)
 class Options:
     """regrade: results of another rubric, grader or environment may be replaced. commit: write the gradebook.
-    mapper: what runs the tasks, in place of worker processes on this machine."""
+    policy: None for that of the last run, no rules where there is none. mapper: what runs the tasks, in place of worker
+    processes on this machine."""
 
     workers: int = 2
     regrade: bool = False
     commit: bool = True
-    policy: Policy = field(default_factory=Policy)
+    policy: Policy | None = None
     mapper: Mapper | None = None
 
 
@@ -192,12 +193,14 @@ def grade_cohort(entries: Sequence[Entry], grader: Grader, out: Path, options: O
             start_imports(grader.preload)
         rows = [_row(entry, grader.module, identity) for entry in sorted(entries, key=lambda e: (e.learner, e.attempt))]
         graded, reused = _grade_all(journal, rows, grader, out, options, on_event)
+        known = last_policy(journal.records)
+        policy = (options.policy or known).model_dump(mode="json")
         run = {"module": grader.module, "identity": identity, "stamp": grader.stamp,
-               "rubric": grader.rubric().model_dump(mode="json"), "policy": options.policy.model_dump(mode="json"),
+               "rubric": grader.rubric().model_dump(mode="json"), "policy": policy,
                "entries": [row.record for row in rows]}  # fmt: skip
         after = build([*journal.records, {"kind": "run", **run}])
         if options.commit:
-            if last is None or {"kind": "run", **run} != last:
+            if last is None or {"kind": "run", **run} != last or policy != known.model_dump(mode="json"):
                 journal.append("run", **run)
             write_book(after, out)
         return Run(after, changes(before, after, grader.module), graded, reused, options.commit)

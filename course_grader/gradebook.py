@@ -128,10 +128,16 @@ def build(records: Iterable[Record]) -> Book:
     runs = {record["module"]: record for record in records if record["kind"] == "run"}
     if not runs:
         return Book((), ())
-    policy = Policy.model_validate([r for r in records if r["kind"] == "run"][-1]["policy"])
+    policy = last_policy(records)
     results = {record["key"]: record for record in records if record["kind"] in ("crash", "result")}
     labs = tuple(_lab(runs[module], results, records, policy) for module in sorted(runs))
     return Book(labs, _totals(labs, policy))
+
+
+def last_policy(records: Iterable[Record]) -> Policy:
+    """The policy of the last run, which holds for every lab; no rules where there is no run."""
+    runs = [record for record in records if record["kind"] == "run"]
+    return Policy.model_validate(runs[-1]["policy"]) if runs else Policy()
 
 
 def _lab(run: Record, results: Mapping[str, Record], records: Sequence[Record], policy: Policy) -> Lab:

@@ -25,8 +25,9 @@ class _Part(BaseModel):
 
 
 class Late(_Part):
-    """per_day: share of the earned points for each day that has begun after the grace. at_most: the largest share.
-    closed_after_days: later work earns nothing; None: it is always taken."""
+    """per_day: share of the earned points for each day that has begun since the due date, once the grace is over.
+    at_most: the largest share. closed_after_days: since the due date too; later work earns nothing; None: it is always
+    taken."""
 
     grace_hours: float = Field(0, ge=0)
     per_day: float = Field(0, ge=0, le=1)

@@ -16,10 +16,11 @@ from typer.testing import CliRunner
 
 from course_grader import cohort, sandbox
 from course_grader.cohort import JOURNAL, LabGrader, Options, grade_cohort, written
-from course_grader.gradebook import CRASHED, REFUSED, Book, Row
+from course_grader.gradebook import CRASHED, REFUSED, Book, Row, build
 from course_grader.intake import collect
 from course_grader.items import look_first
 from course_grader.journal import Journal, read_journal
+from course_grader.policy import Policy
 from course_grader.workers import Crash, Pool, inline
 from course_lib import cli
 from course_lib.errors import ExecutionError, UsageError
@@ -149,6 +150,25 @@ def test_a_regrade_is_shown_before_it_is_written(tmp_path: Path) -> None:
     assert {change.learner for change in shown.changes} == set(old) - failed
     written_now = kit.grade(subs, tmp_path / "book", harder, regrade=True)
     assert written_now.graded == 0 and written_now.changes == shown.changes and kit.derived(tmp_path / "book") != before
+
+
+def test_a_policy_holds_until_another_is_named(tmp_path: Path) -> None:
+    """A run without one, of this lab or of the next, must not give back what lateness took."""
+    kit.tiny(tmp_path / "subs" / "ann", 1)
+    (tmp_path / "subs" / "who.csv").write_text("learner,path,submitted\nann,ann,2026-11-02T10:00:00Z\n")
+    late, strict = (Policy.model_validate({"due": {"06": "2026-11-01T00:00:00Z"}, "late": {"per_day": share}})
+                    for share in (0.1, 0.5))  # fmt: skip
+
+    def taken(policy: Policy | None, module: str = "06") -> list[float]:
+        run = grade_cohort(collect([tmp_path / "subs" / "who.csv"]), kit.CheapGrader(module=module), tmp_path / "book",
+                           Options(mapper=inline, policy=policy))  # fmt: skip
+        assert build(read_journal(tmp_path / "book" / JOURNAL)) == run.book
+        return [lab.rows[0].taken_off for lab in run.book.labs]
+
+    assert taken(None) == [0] and taken(late) == taken(None) == [3.4]
+    assert taken(None, "03") == [0, 3.4] and taken(strict, "03") == [0, 17]
+    assert taken(late) == [0, 3.4], "the same run of this lab as before, and yet another policy than the last one"
+    assert taken(Policy()) == taken(None) == [0, 0]
 
 
 def test_reviews_survive_a_regrade_and_not_another_submission(tmp_path: Path) -> None:
