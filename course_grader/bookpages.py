@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from course_grader.exports import similar_to
@@ -80,12 +81,12 @@ def _lab(lab: Lab) -> dict[str, Any]:
     rows = sorted(lab.counted, key=lambda r: (r.name.casefold(), r.learner))
     scored = [row for row in rows if row.report]
     ranked = sorted(scored, key=lambda r: (-r.final, r.name.casefold(), r.learner))
-    finals = sorted(row.final for row in scored)
+    finals = [row.final for row in scored]
     return {
         "lab": lab, "people": [_person(row, lab) for row in rows], "bins": _bins(lab), "checks": items(lab),
         "top": max((b.passed + b.blocked for b in _bins(lab)), default=1) or 1,
         "passed": sum(row.passed for row in rows), "scored": len(scored), "missing": len(rows) - len(scored),
-        "median": finals[len(finals) // 2] if finals else None, "gates": failed_gates(lab),
+        "median": median(finals) if finals else None, "gates": failed_gates(lab),
         "pending": sum(row.report.pending for row in scored if row.report), "heat": [_heat(row, lab) for row in ranked],
         "areas": _areas(lab), "cohort": _cohort(scored), "pairs": lab.pairs[:SHOWN_PAIRS],
         "more_pairs": max(0, len(lab.pairs) - SHOWN_PAIRS), "names": {row.learner: row.name for row in rows},

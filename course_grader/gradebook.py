@@ -90,7 +90,7 @@ class Lab:
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """Over the labs of one learner; dropped: labs that the policy leaves out."""
+    """Over the labs of one learner; dropped: labs left out, by the policy or because the grader crashed on them."""
 
     learner: str
     name: str
@@ -233,15 +233,19 @@ def _ledger(report: LabReport, entry: Record, mine: Mapping[str, Record], hints:
 
 
 def _totals(labs: Sequence[Lab], policy: Policy) -> tuple[Total, ...]:
-    """A lab that a learner did not hand in counts as zero of its maximum."""
+    """A lab that was not handed in, or refused, counts as zero of its maximum; one that the grader crashed on does not
+    count at all."""
     names: dict[str, str] = {}
     for lab in labs:
         names |= {row.learner: row.name for row in lab.counted}
     totals = []
     for learner in sorted(names):
-        finals = {lab.module: next((r.final for r in lab.counted if r.learner == learner), 0.0) for lab in labs}
-        points, maximum, dropped = total(policy, [(lab.module, finals[lab.module], lab.rubric.maximum) for lab in labs])
-        totals.append(Total(learner, names[learner], points, maximum, dropped))
+        mine = {lab.module: row for lab in labs for row in lab.counted if row.learner == learner}
+        crashed = {module for module, row in mine.items() if row.status == CRASHED}
+        finals = [(lab.module, mine[lab.module].final if lab.module in mine else 0.0, lab.rubric.maximum)
+                  for lab in labs if lab.module not in crashed]  # fmt: skip
+        points, maximum, dropped = total(policy, finals)
+        totals.append(Total(learner, names[learner], points, maximum, tuple(sorted({*dropped, *crashed}))))
     return tuple(totals)
 
 

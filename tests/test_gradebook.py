@@ -227,6 +227,36 @@ def test_two_labs_one_book_with_totals(tmp_path: Path) -> None:
         f"{slug('learner-00')}-06.html", f"{slug('learner-00')}-07.html", f"{slug('learner-01')}-06.html"}  # fmt: skip
 
 
+def test_a_crash_of_the_grader_counts_in_no_total(tmp_path: Path) -> None:
+    """A lab that was refused is a zero; one that we could not score is none, and neither are its points possible."""
+    from course_grader.cohort import cached_rubric
+
+    class Seven(kit.CheapGrader):
+        def rubric(self) -> Any:
+            return cached_rubric("06").model_copy(update={"lab": "07", "title": "Agents"})
+
+    subs = tmp_path / "subs"
+    for number, name in enumerate(("ann", "bob", "cyd")):
+        kit.tiny(subs / name, number)
+    kit.tiny(subs / "dan", 3, act__txt="raise")
+    kit.grade(subs, tmp_path / "book")
+    (subs / "ann" / "act.txt").write_text("raise")
+    shutil.rmtree(subs / "bob")
+    (subs / "bob.zip").write_bytes(b"no")
+    book = kit.grade(subs, tmp_path / "book", Seven(module="07")).book
+    found = {total.learner: (total.points, total.maximum, total.dropped) for total in book.totals}
+    assert found == {"ann": (17, 20, ("07",)), "bob": (17, 40, ()), "cyd": (34, 40, ()), "dan": (0, 0, ("06", "07"))}
+    assert "0 / 0" in render_index(book)
+
+
+def test_the_median_of_an_even_cohort_lies_between_the_two_in_the_middle(tmp_path: Path) -> None:
+    kit.tiny(tmp_path / "subs" / "ann", 1)
+    kit.tiny(tmp_path / "subs" / "bob", 2, ("rag.readme",))
+    book = kit.grade(tmp_path / "subs", tmp_path / "book").book
+    assert [row.final for row in book.labs[0].rows] == [17, 16]
+    assert "<dt>median</dt><dd>16.5 of 20 points</dd>" in render_index(book)
+
+
 def test_levels_of_the_heat_map() -> None:
     from course_grader.cohort import cached_rubric
     from course_lib.rubric import score
