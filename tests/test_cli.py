@@ -78,8 +78,9 @@ def test_path_prints_modules_in_order() -> None:
 
 def test_grading_a_missing_folder_is_an_error_with_its_reason(tmp_path: Path) -> None:
     done = course("grade", str(tmp_path / "nobody"), "-m", "06", "--static", "--out", str(tmp_path / "book"))
-    assert done.returncode == 1
+    assert done.returncode == 2 and "There is nothing at this path." in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
+    assert not (tmp_path / "book").exists(), "a mistyped path makes no gradebook, and replaces none"
 
 
 def test_readme_tables_come_from_the_figures() -> None:
