@@ -137,6 +137,19 @@ def export(
 
 
 @app.command()
+def average(
+    first: Annotated[Path, typer.Argument(help="A trained checkpoint folder.")],
+    second: Annotated[Path, typer.Argument(help="Another one of the same lineage.")],
+    out: Annotated[Path, typer.Option(help="Folder for the mean of the two.")],
+    share: Annotated[float, typer.Option(help="Share of the second, 0 to 1.")] = 0.5, json: Json = False,
+) -> None:  # fmt: skip
+    """Average the weights of two checkpoints, one of which was trained on from the other."""
+    from course_lm.export import average as averaged
+
+    _say({"checkpoint": str(averaged(first, second, out, share))}, json)
+
+
+@app.command()
 def verify(folder: Folder = None, json: Json = False) -> None:
     """Check every model file against the SHA-256 manifest."""
     from course_lm.export import verify as problems_of

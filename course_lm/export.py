@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from course_lib.errors import DataError, ModelError
+from course_lib.errors import DataError, ModelError, UsageError
 from course_lib.models import file_sha256, model_folder
 
 # Kind of file: type of the matrices, type of the embeddings; both as gguf names them.
@@ -58,6 +58,35 @@ def export(
     ]
     write_checksums(out_dir)
     return made
+
+
+def average(first: Path | str, second: Path | str, out_dir: Path | str, share: float = 0.5) -> Path:
+    """A checkpoint whose weights are the mean of two of one lineage, ``share`` of it from the second ("model soup",
+    arXiv:2203.05482). Computed in float32, kept in the first one's precision; tokenizer and settings are the first's.
+
+    Raises ModelError for checkpoints of different shapes or tokenizers, UsageError for a share outside 0 to 1.
+    """
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    if not 0 <= share <= 1:
+        raise UsageError(f"share is {share}", fix="take a number from 0 to 1")
+    sides = [Path(first), Path(second)]
+    for side in sides:
+        if missing := [f for f in CHECKPOINT_FILES if not (side / f).exists()]:
+            raise ModelError(f"the checkpoint lacks {', '.join(missing)}", where=str(side), fix="train it to its end")
+    left, right = (load_file(side / "model.safetensors") for side in sides)
+    alike = {name: t.shape for name, t in left.items()} == {name: t.shape for name, t in right.items()}
+    if not alike or file_sha256(sides[0] / "tokenizer.json") != file_sha256(sides[1] / "tokenizer.json"):
+        raise ModelError("the two differ in shape or tokenizer", where=str(second), fix="average runs of one lineage")
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    for file in CHECKPOINT_FILES:
+        shutil.copyfile(sides[0] / file, out / file)
+    mean = {name: ((1 - share) * t.float() + share * right[name].float()).to(t.dtype) for name, t in left.items()}
+    save_file(mean, out / "model.safetensors", metadata={"format": "pt"})
+    return out
 
 
 def write_gguf(checkpoint: Path | str, out: Path | str, *, kind: str = "f16", name: str = "course-lm") -> Path:

@@ -122,6 +122,24 @@ def test_a_folder_holds_one_kind_of_run_and_survives_a_kill_while_saving(
     assert run().step == first.step and not (tmp_path / "cut" / "saving").exists()
 
 
+def test_two_checkpoints_are_averaged(checkpoint: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    other = shutil.copytree(checkpoint, tmp_path / "other")
+    weights = load_file(checkpoint / "model.safetensors")
+    save_file({name: t + 1 for name, t in weights.items()}, other / "model.safetensors", metadata={"format": "pt"})
+    mean = load_file(lm_export.average(checkpoint, other, tmp_path / "mean", 0.25) / "model.safetensors")
+    for name, tensor in weights.items():
+        assert mean[name].dtype == tensor.dtype
+        assert (mean[name] - tensor).float().mean().item() == pytest.approx(0.25, abs=0.01)
+    with pytest.raises(UsageError, match="share is 2"):
+        lm_export.average(checkpoint, other, tmp_path / "x", 2)
+    (other / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelError, match="shape or tokenizer"):
+        lm_export.average(checkpoint, other, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
 def test_probes_can_settle_before_the_model_moves(checkpoint: Path, tmp_path: Path) -> None:
     import torch
 
