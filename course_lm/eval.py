@@ -129,7 +129,7 @@ def unseen_words() -> set[str]:
 
 
 def _words(row: dict[str, Any]) -> set[str]:
-    return set(re.findall(r"[a-z]+", " ".join((row["question"], row["reply"])).lower()))
+    return set(re.findall(r"[a-z]+", " ".join((row.get("question", ""), row["reply"])).lower()))
 
 
 def _obeys(said: str, demand: str) -> bool:

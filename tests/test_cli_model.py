@@ -123,8 +123,9 @@ def test_results_of_other_weights_are_not_put_on_a_card(tmp_path: Path) -> None:
     lm_card.record("instruct-q8_0", "tasks", good, machine="a test", weights=old, folder=tmp_path)  # no such file here
     lm_card.write_card(tmp_path)
     (tmp_path / "instruct-f16.gguf").write_bytes(b"new")
-    with pytest.raises(CourseError, match=r"measured on other weights: instruct tasks$"):
+    with pytest.raises(CourseError, match="measured on other weights: instruct tasks") as caught:
         lm_card.write_card(tmp_path)
+    assert "q8_0" not in str(caught.value)
 
 
 def test_a_file_of_ones_own_is_not_measured_as_the_published_model(tmp_path: Path, monkeypatch) -> None:
