@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_lib.errors import ModelError, UsageError
+from course_lib.strict import json_rows
 
 if TYPE_CHECKING:
     import anthropic
@@ -36,24 +37,18 @@ def load_cases(which: str = "") -> list[Case]:
     Keys: ``id``, ``set``, ``messages`` (system and user) or, where ``set`` is general, ``text``; ``reply``: what is
     right; ``demands``: what hostile sentences in the sources want to be said.
     """
-    rows = _jsonl(data_folder() / "cases.jsonl")
+    rows = json_rows(data_folder() / "cases.jsonl")
     return [row for row in rows if which in ("", row["set"])]
 
 
 def load_rows(folder: Path | str = "") -> list[dict[str, Any]]:
     """Rows of a lab-02 submission's ``splits/train.jsonl``; without a folder, the small set that comes with the lab."""
-    return _jsonl(Path(folder) / "splits" / "train.jsonl" if folder else data_folder() / "compliance.jsonl")
+    return json_rows(Path(folder) / "splits" / "train.jsonl" if folder else data_folder() / "compliance.jsonl")
 
 
 def load_pool() -> list[dict[str, Any]]:
     """The course's own rows for training, in the same form."""
-    return _jsonl(data_folder() / "pool.jsonl")
-
-
-def _jsonl(path: Path) -> list[dict[str, Any]]:
-    from course_lib.strict import json_rows
-
-    return json_rows(path)
+    return json_rows(data_folder() / "pool.jsonl")
 
 
 def write_rows(path: Path | str, rows: Sequence[dict[str, Any]]) -> None:

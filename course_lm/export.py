@@ -40,9 +40,7 @@ def export(
     from course_lib.checksums import write_checksums
 
     source, target = Path(checkpoint), Path(out_dir) / name
-    missing = [f for f in CHECKPOINT_FILES if not (source / f).exists()]
-    if missing:
-        raise ModelError(f"the checkpoint lacks {', '.join(missing)}", where=str(source), fix="train it to its end")
+    _check_whole(source)
     for kind in kinds:
         _check_kind(kind)
     target.mkdir(parents=True, exist_ok=True)
@@ -74,8 +72,7 @@ def average(first: Path | str, second: Path | str, out_dir: Path | str, share: f
         raise UsageError(f"share is {share}", fix="take a number from 0 to 1")
     sides = [Path(first), Path(second)]
     for side in sides:
-        if missing := [f for f in CHECKPOINT_FILES if not (side / f).exists()]:
-            raise ModelError(f"the checkpoint lacks {', '.join(missing)}", where=str(side), fix="train it to its end")
+        _check_whole(side)
     left, right = (load_file(side / "model.safetensors") for side in sides)
     alike = {name: t.shape for name, t in left.items()} == {name: t.shape for name, t in right.items()}
     if not alike or file_sha256(sides[0] / "tokenizer.json") != file_sha256(sides[1] / "tokenizer.json"):
@@ -113,6 +110,11 @@ def write_gguf(checkpoint: Path | str, out: Path | str, *, kind: str = "f16", na
     writer.write_tensors_to_file()
     writer.close()
     return out
+
+
+def _check_whole(checkpoint: Path) -> None:
+    if missing := [f for f in CHECKPOINT_FILES if not (checkpoint / f).exists()]:
+        raise ModelError(f"the checkpoint lacks {', '.join(missing)}", where=str(checkpoint), fix="train it to its end")
 
 
 def _check_kind(kind: str) -> None:
