@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from course_lib.corpus import User
     from course_lib.embeddings import Embedder
+    from course_lib.ranker import Ranker
     from course_lib.retrieval import Hit, Index, Retrieval
 
 __all__ = [
@@ -71,18 +72,24 @@ class CitationCheck:
         return not self.reasons
 
 
-def sentence_scores(question: str, sentences: Sequence[str], embedder: Embedder | None = None) -> list[float]:
+def sentence_scores(
+    question: str, sentences: Sequence[str], embedder: Embedder | None = None, ranker: Ranker | None = None
+) -> list[float]:
     """How well each sentence fits the question, about 0 to 1: cosine similarity, and the share of its terms found.
 
-    The part on terms, ``LEXICAL_SHARE``, keeps ``33(1)`` apart from ``33(2)``, which look alike to an embedding.
+    The part on terms, ``LEXICAL_SHARE``, keeps ``33(1)`` apart from ``33(2)``, which look alike to an embedding. The
+    cosine is taken of the vectors as ``ranker`` changes them: by default the course's where it fits the embedder.
     """
     from course_lib.embeddings import default_embedder
+    from course_lib.ranker import ranker_for
 
     if not sentences:
         return []
     model = embedder or default_embedder()
     asked = expand_query(question)
-    cosine = model.encode(list(sentences)) @ model.encode([asked], persist=False)[0]
+    vectors, vector = model.encode(list(sentences)), model.encode([asked], persist=False)[0]
+    ranker = ranker or ranker_for(model)
+    cosine = ranker.similarity(vector, vectors) if ranker else vectors @ vector
     wanted = set(terms(asked))
     shares = [len(wanted & set(terms(sentence))) / len(wanted) if wanted else 0.0 for sentence in sentences]
     mix = zip(cosine, shares, strict=True)

@@ -1,4 +1,4 @@
-"""The commands ``course model …``: train, export, verify, card, eval. Prints; the work is done in other modules."""
+"""The commands ``course model …``. Prints; the work is done in other modules."""
 
 from __future__ import annotations
 
@@ -147,6 +147,25 @@ def average(
     from course_lm.export import average as averaged
 
     _say({"checkpoint": str(averaged(first, second, out, share))}, json)
+
+
+@app.command()
+def ranker(to: Folder = None, json: Json = False) -> None:
+    """Train the sentence ranker of the real flow on the written questions; refresh the manifest."""
+    from course_lib.checksums import write_checksums
+    from course_lib.embeddings import default_embedder
+    from course_lib.models import model_folder
+    from course_lib.ranker import FILE
+    from course_lm import rank, real
+
+    path = (to or model_folder()) / FILE
+    sentences = list({sentence: 1 for passage in real.clean_passages() for sentence in passage.sentences})
+    with _progress(quiet=json) as report:
+        made = rank.train(default_embedder(), sentences,
+                          tick=lambda step: report({"step": step}, (rank.STEPS, 0)))  # fmt: skip
+    made.save(path)
+    write_checksums(path.parent)
+    _say({path.name: f"{path.stat().st_size / 1e6:.1f} MB"}, json)
 
 
 @app.command()

@@ -19,8 +19,9 @@ KINDS = ("", *FRAMES)
 PLACES = 8  # sentences of a source that are told apart by number
 FIRST = 6  # tokens of a reply that choose: the source, the sentence, and how it begins
 EARLY, DOUBTFUL = 5.0, 6.0  # weights of these, and of tokens at which a copy may jump elsewhere
-SILENT = 3.0  # how much heavier the first token of an abstention is than that of an answer, but not on the corpus
-ON_CORPUS = ("corpus", "retrieved")  # families of items; beside real sentences it seemed to cost answers
+SILENT = 4.0  # how much heavier the first token of an abstention is than that of an answer, where facts are invented
+BOLD = 0.6  # the same on the corpus, where abstentions were many and most of them wrong
+ON_CORPUS = ("corpus", "retrieved")  # families of items on the corpus
 
 
 @dataclass
@@ -106,8 +107,8 @@ def encode(tokenizer: Any, item: Any, *, chat: bool = True, rng: random.Random |
     if item.gold is not None:  # from the token that closes the citation on
         copied = [(p, min(item.gold[1], PLACES - 1)) for p in range(reply_at + 1, len(ids) - 1)]
     heavy = weights(ids, reply_at)
-    if item.gold is None and not item.family.startswith(ON_CORPUS):
-        heavy[0] *= SILENT
+    if item.gold is None:
+        heavy[0] *= BOLD if item.family.startswith(ON_CORPUS) else SILENT
     return Example(ids, reply_at, asked, answers, begins, spread, kinds, places, copied, heavy, then)
 
 

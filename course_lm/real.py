@@ -45,7 +45,8 @@ once=one time|annually=each year|identity=who someone is|deadline=time limit|bac
 authority=regulator|
 person=individual"""
 RETRIEVED = 0.8  # share of corpus items whose sources a retriever chose
-RANKED = 0.75  # share of these whose sources stand as the retriever ranked them, best first
+UNRELATED = 0.3  # share of these without an answer whose sources have nothing to do with the question
+RANKED = 0.9  # share of these whose sources stand as the retriever ranked them, best first
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,11 @@ def maker(
             gold = home.sentences[place]
             question, keys = question_for(rng, gold, home.title)
         if retrieve is not None and rng.random() < RETRIEVED:
-            item = _retrieved(rng, retrieve(question), home, gold, sources, answerable)
+            ranked = retrieve(question)
+            if not answerable and rng.random() < UNRELATED:
+                drawn = [(p, rng.choice(p.sentences)) for p in rng.sample(found, 20) if p.title != home.title]
+                ranked = list({sentence: (p, sentence) for p, sentence in drawn}.values())
+            item = _retrieved(rng, ranked, home, gold, sources, answerable)
             item.question, item.keys = question, keys
             if hostile:
                 _poison(rng, vocabulary.split, item, " ".join(_content(rng, gold, 0.3)))

@@ -33,7 +33,7 @@ from course_lm.task_words import DUTY, RISK, listed
 
 WEIGHTS = {"extract": 6, "classify": 4, "summarise": 4, "tools": 6, "refuse": 3}  # how often a task is drawn
 TASKS = tuple(WEIGHTS)
-WIDE_WEIGHTS = (8, 5, 4, 4, 2)  # the same on the wide split: more of what is harder to learn
+WIDE_WEIGHTS = (7, 5, 4, 6, 2)  # the same on the wide split: more of what is harder to learn
 COMPOSED = 0.4  # share of duties of the wide split whose frame is put together from phrases
 TIERS = ("low", "medium", "high")
 _MARKS = re.compile(rf"\b(?:{DUTY}|have to|need to|needed|required|obliged)\b")
