@@ -31,6 +31,14 @@ class Ranker:
     of_sentence: np.ndarray
     fingerprint: str
 
+    @classmethod
+    def unchanged(cls, size: int, fingerprint: str) -> Ranker:
+        """One that leaves vectors of ``size`` as they are, so that its similarities are plain cosines."""
+        import numpy as np
+
+        eye = np.eye(size, dtype=np.float32)
+        return cls(eye, eye, fingerprint)
+
     def similarity(self, question: np.ndarray, sentences: np.ndarray) -> np.ndarray:
         """Cosines of a changed question, shape (dimension,), with changed sentences, shape (n, dimension)."""
         return self.sentences(sentences) @ _unit(question @ self.of_question)
@@ -68,16 +76,14 @@ def load_ranker(path: Path) -> Ranker:
     return Ranker(**found, fingerprint=fingerprint)
 
 
-@functools.cache
-def _default(path: Path) -> Ranker:
-    return load_ranker(path)
+_kept = functools.cache(load_ranker)
 
 
 def ranker_for(embedder: Embedder) -> Ranker | None:
     """The course's ranker where it belongs to this embedder, else None."""
     from course_lib.models import model_folder
 
-    ranker = _default(model_folder() / FILE)
+    ranker = _kept(model_folder() / FILE)
     return ranker if ranker.fingerprint == embedder.fingerprint else None
 
 

@@ -159,7 +159,7 @@ def ranker(to: Folder = None, json: Json = False) -> None:
     from course_lm import rank, real
 
     path = (to or model_folder()) / FILE
-    sentences = list({sentence: 1 for passage in real.clean_passages() for sentence in passage.sentences})
+    sentences = list(real.sentences(real.clean_passages()))
     with _progress(quiet=json) as report:
         made = rank.train(default_embedder(), sentences,
                           tick=lambda step: report({"step": step}, (rank.STEPS, 0)))  # fmt: skip

@@ -20,7 +20,7 @@ PLACES = 8  # sentences of a source that are told apart by number
 FIRST = 6  # tokens of a reply that choose: the source, the sentence, and how it begins
 EARLY, DOUBTFUL = 5.0, 6.0  # weights of these, and of tokens at which a copy may jump elsewhere
 SILENT = 4.0  # how much heavier the first token of an abstention is than that of an answer, where facts are invented
-BOLD = 0.6  # the same on the corpus, where abstentions were many and most of them wrong
+BOLD = 0.6  # the same on the corpus, where half of the abstentions were wrong
 ON_CORPUS = ("corpus", "retrieved")  # families of items on the corpus
 
 

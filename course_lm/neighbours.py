@@ -32,13 +32,14 @@ def nearest(
     from course_lib.chunking import expand_query
     from course_lib.embeddings import default_embedder
     from course_lib.rag import sentence_scores
-    from course_lm import rank
+    from course_lm import rank, real
 
-    pairs = list({sentence: (passage, sentence) for passage in found for sentence in passage.sentences}.values())
+    pairs = [(passage, sentence) for sentence, passage in real.sentences(found).items()]
     model = embedder or default_embedder()
     sentences = [sentence for _, sentence in pairs]
-    rankers = rankers or [rank.train(model, sentences, without=fold) for fold in range(rank.FOLDS)]
-    vectors = [ranker.sentences(model.encode(sentences)) for ranker in rankers]
+    rankers = rankers or rank.crossfit(model, sentences)
+    plain = model.encode(sentences)
+    vectors = [ranker.sentences(plain) for ranker in rankers]
 
     @functools.lru_cache(maxsize=40_000)  # written questions come again and again
     def near(question: str) -> list[tuple[Passage, str]]:

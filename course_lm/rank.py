@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from course_lib.ranker import Ranker
 
@@ -42,44 +42,64 @@ def fold_of(question: str) -> int:
 
 
 def train(
-    embedder: Embedder, sentences: Sequence[str], *, without: int | None = None, steps: int = STEPS, seed: int = 1,
-    tick: Callable[[int], None] = lambda step: None,
-) -> Ranker:  # fmt: skip
-    """Two matrices near the identity, by a softmax over all sentences; deterministic on one machine.
+    embedder: Embedder, sentences: Sequence[str], *, steps: int = STEPS, tick: Callable[[int], None] = lambda step: None
+) -> Ranker:
+    """Two matrices near the identity, by a softmax over all sentences; bit-equal only on the same machine and threads.
 
-    without: the fold that is left out. Source of the form: DPR's loss (Karpukhin et al. 2020) on frozen vectors.
+    Source of the form: DPR's loss (Karpukhin et al. 2020) on frozen vectors.
     """
+    return next(_trained(embedder, sentences, [None], steps, tick))
+
+
+def crossfit(embedder: Embedder, sentences: Sequence[str], *, steps: int = STEPS) -> list[Ranker]:
+    """For each fold of the questions a ranker that has not seen it."""
+    return list(_trained(embedder, sentences, range(FOLDS), steps, lambda step: None))
+
+
+def _trained(
+    embedder: Embedder, sentences: Sequence[str], left_out: Iterable[int | None], steps: int,
+    tick: Callable[[int], None],
+) -> Iterator[Ranker]:  # fmt: skip
     import torch
 
     questions, answers = pairs(sentences)
-    kept = [i for i, text in enumerate(questions) if fold_of(text) != without]
-    asked = torch.from_numpy(embedder.encode([questions[i] for i in kept]))
+    folds = torch.tensor([fold_of(text) for text in questions])
+    asked = torch.from_numpy(embedder.encode(questions))
     texts = torch.from_numpy(embedder.encode(list(sentences)))
-    right = torch.zeros(len(kept), len(sentences), dtype=torch.bool)
-    for row, i in enumerate(kept):
-        right[row, answers[i]] = True
-    generator, size = torch.Generator().manual_seed(seed), texts.shape[1]
-    matrices = [torch.eye(size).requires_grad_() for _ in range(2)]
+    right = torch.zeros(len(questions), len(sentences), dtype=torch.bool)
+    for row, places in enumerate(answers):
+        right[row, places] = True
+    for fold in left_out:
+        kept = torch.nonzero(folds != (-1 if fold is None else fold))[:, 0]
+        matrices = _fit(asked, texts, right, kept, steps, tick)
+        yield Ranker(*(m.detach().numpy() for m in matrices), fingerprint=embedder.fingerprint)
+
+
+def _fit(asked: Any, texts: Any, right: Any, kept: Any, steps: int, tick: Callable[[int], None]) -> list[Any]:
+    import torch
+
+    generator, identity = torch.Generator().manual_seed(1), torch.eye(texts.shape[1])
+    matrices = [identity.clone().requires_grad_() for _ in range(2)]
     optimiser = torch.optim.Adam(matrices, lr=RATE)
     unit = torch.nn.functional.normalize
     for step in range(steps):
-        rows = torch.randint(len(kept), (BATCH,), generator=generator)
+        rows = kept[torch.randint(len(kept), (BATCH,), generator=generator)]
         logits = unit(asked[rows] @ matrices[0], dim=1) @ unit(texts @ matrices[1], dim=1).T / TEMPERATURE
         found = torch.logsumexp(logits.masked_fill(~right[rows], -1e9), 1)
-        drift = sum(((m - torch.eye(size)) ** 2).sum() for m in matrices) / size
+        drift = sum(((m - identity) ** 2).sum() for m in matrices) / len(identity)
         loss = (torch.logsumexp(logits, 1) - found).mean() + CLOSE * drift
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         tick(step + 1)
-    return Ranker(*(m.detach().numpy() for m in matrices), fingerprint=embedder.fingerprint)
+    return matrices
 
 
 def measure(split: str = "dev") -> dict[str, dict[str, float]]:
     """Of the answerable questions of ``split`` the share whose best sentence of three hits answers, with 95 % interval.
 
-    ``cosine``: without a ranker; ``published``; ``no near copy``: the same, of questions to which no written question
-    has a cosine of ``NEAR``; ``other documents``: with a ranker that was trained without the documents expected.
+    ``cosine``: without a ranker; ``published``; ``other documents``: with a ranker that was trained without the
+    documents expected; ``no near copy``: published, of questions to which no written one has a cosine of ``NEAR``.
     """
     import numpy as np
 
@@ -91,22 +111,23 @@ def measure(split: str = "dev") -> dict[str, dict[str, float]]:
     from course_lib.retrieval import Index
     from course_lm.eval import share
     from course_lm.real import clean_passages
+    from course_lm.real import sentences as sentences_of
 
     corpus, model, found = load_corpus(), default_embedder(), clean_passages()
     titles = {document.key: document.title for document in corpus.documents}
-    eye = np.eye(model.encode(["x"]).shape[1], dtype=np.float32)
-    plain = Ranker(eye, eye, model.fingerprint)
-    folds = [train(model, list({s: 1 for p in found if fold_of(p.title) != fold for s in p.sentences}))
-             for fold in range(FOLDS)]  # fmt: skip
-    written = model.encode(pairs([s for p in found for s in p.sentences])[0])
-    index, right = Index.build(corpus), {"cosine": [], "published": [], "other documents": [], "no near copy": []}
+    folds = [train(model, list(sentences_of([p for p in found if fold_of(p.title) != fold]))) for fold in range(FOLDS)]
+    written = model.encode(pairs(list(sentences_of(found)))[0])
+    plain = Ranker.unchanged(written.shape[1], model.fingerprint)
+    right: dict[str, list[bool]] = {"cosine": [], "published": [], "other documents": [], "no near copy": []}
+    index = Index.build(corpus)
     users = {user.id: user for user in corpus.users}
     for question in load_questions(split):
         if question.abstain:
             continue
         shown = [(c, s) for c in index.search(question.question, users[question.user]).chunks for s in c.sentences]
-        chosen = (plain, ranker_for(model), folds[fold_of(titles[question.expected_docs[0]])])
-        for name, ranker in zip(right, chosen, strict=False):
+        chosen = {"cosine": plain, "published": ranker_for(model),
+                  "other documents": folds[fold_of(titles[question.expected_docs[0]])]}  # fmt: skip
+        for name, ranker in chosen.items():
             scores = sentence_scores(question.question, [s for _, s in shown], model, ranker)
             chunk, text = shown[int(np.argmax(scores))]
             right[name].append(chunk.doc_key in question.expected_docs and any(a in text for a in question.answers))

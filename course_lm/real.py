@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -202,6 +202,11 @@ def _clean(found: list[Passage]) -> list[Passage]:
     hostile = planted()
     kept = [Passage(p.key, p.title, tuple(s for s in p.sentences if not any(h in s for h in hostile))) for p in found]
     return [p for p in kept if p.sentences]
+
+
+def sentences(found: Sequence[Passage]) -> dict[str, Passage]:
+    """Every sentence of ``found`` once, with the last passage that holds it, in the order of its first."""
+    return {sentence: passage for passage in found for sentence in passage.sentences}
 
 
 def clean_passages(root: str | None = None) -> list[Passage]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,17 @@ from typer.testing import CliRunner
 
 from course_lib import cli
 from course_lib.checksums import write_checksums
+from course_lib.embeddings import default_embedder
 from course_lib.errors import CourseError
 from course_lib.models import model_folder
+from course_lib.ranker import load_ranker
 from course_lm import card as lm_card
 from course_lm import curriculum as lm_curriculum
 from course_lm import dpo as lm_dpo
 from course_lm import eval as lm_eval
 from course_lm import export as lm_export
 from course_lm import model as lm_model
+from course_lm import rank
 from course_lm import real as lm_real
 from course_lm import tasks as lm_tasks
 from course_lm.data import plain_texts
@@ -177,3 +181,15 @@ def test_the_audit_finds_copies_of_each_kind(training: list[str]) -> None:
     found = lm_eval.leakage(training, [text, text.upper(), near, "Nothing like it."])
     assert [len(found[kind]) for kind in ("exact", "normalised", "near")] == [1, 1, 1]
     assert found["near"][0] == (near, text)
+
+
+def test_a_ranker_is_trained_into_a_folder_with_its_manifest(tmp_path: Path, monkeypatch) -> None:
+    few = lm_real.clean_passages()[:4]
+    monkeypatch.setattr(lm_real, "clean_passages", lambda: few)
+    monkeypatch.setattr(rank, "train", partial(rank.train, steps=2))
+    assert "ranker.safetensors" in model("ranker", "--to", str(tmp_path))
+    made = load_ranker(tmp_path / "ranker.safetensors")
+    assert made.fingerprint == default_embedder().fingerprint and made.of_question.shape == made.of_sentence.shape
+    assert lm_export.verify(tmp_path) == []
+    (tmp_path / "ranker.safetensors").write_bytes(b"changed")
+    assert lm_export.verify(tmp_path) != []
