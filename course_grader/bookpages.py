@@ -11,7 +11,8 @@ from typing import Any
 from course_grader.exports import similar_to
 from course_grader.gradebook import Book, Lab, Row, slug
 from course_grader.items import failed_gates, items, look_first
-from course_lib.report import band_tag, environment, report_values, style_of, write_text
+from course_lib.files import write_text
+from course_lib.report import band_tag, environment, report_values, style_of
 from course_lib.rubric import CriterionResult
 from course_lib.types import Outcome
 

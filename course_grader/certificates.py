@@ -20,7 +20,8 @@ from course_grader.archives import read_bytes
 from course_grader.bookpages import STYLES, TEMPLATES
 from course_grader.gradebook import Book, Lab, Row, slug
 from course_lib.errors import CourseError, DataError
-from course_lib.report import environment, style_of, write_text
+from course_lib.files import write_text
+from course_lib.report import environment, style_of
 from course_lib.rubric import BANDS
 from course_lib.strictjson import BadJson, decode, parse_json
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from course_grader.gradebook import Book, Lab, Row
 from course_grader.items import items, look_first
-from course_lib.report import visible, write_text
+from course_lib.files import write_text
+from course_lib.report import visible
 
 FORMULA = tuple("=+-@|%\uff1d\uff0b\uff0d\uff20")
 OWN = ("learner", "name", "lab", "attempt", "counts", "status", "points", "pending", "unscored", "maximum", "taken_off",

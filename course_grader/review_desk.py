@@ -22,7 +22,8 @@ from course_grader.intake import Entry, collect, read_entry
 from course_grader.journal import Journal, read_journal
 from course_grader.reviews import add_review
 from course_lib.errors import ArtifactError, CourseError, DataError, UsageError
-from course_lib.report import visible, write_text
+from course_lib.files import write_text
+from course_lib.report import visible
 from course_lib.submission import Submission
 
 DRAFTS = "review-drafts.json"

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from course_lib.chunking import Chunk, sections
 from course_lib.errors import DataError
+from course_lib.files import replacing, write_text
 
 if TYPE_CHECKING:
     from course_lib.corpus import Document
@@ -86,7 +85,7 @@ class Tombstones:
     def add(self, doc_key: str, digest: str) -> None:
         self.bodies[doc_key] = digest
         if self.path is not None:
-            _replace(self.path, json.dumps(dict(sorted(self.bodies.items())), indent=1) + "\n")
+            write_text(self.path, json.dumps(dict(sorted(self.bodies.items())), indent=1) + "\n", mode=None, sync=True)
 
 
 def delete_document(index: Index, doc_key: str, artifacts: Iterable[Path], reason: str = "") -> DeletionRecord:
@@ -224,21 +223,6 @@ def redact_artifact(path: Path, doc_key: str, quote: re.Pattern[str] | None) -> 
     """
     text, changed = _scrub_text(path, doc_key, quote)
     if changed:
-        _replace(path, text)
+        with replacing(path, sync=True) as new:
+            new.write_bytes(text.encode("utf-8", "surrogateescape"))
     return changed
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        if path.exists():
-            os.chmod(temporary, path.stat().st_mode & 0o777)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import tempfile
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, Protocol
 
 from course_lib.errors import DataError, ModelError
+from course_lib.files import replacing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -199,17 +199,9 @@ class SentenceEmbedder:
         """A full disk or a read-only home costs the cache, never the result."""
         import numpy as np
 
-        path = self._path(key)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-            try:
-                with os.fdopen(handle, "wb") as stream:
-                    stream.write(len(row).to_bytes(4, "little") + np.asarray(row, dtype="<f4").tobytes())
-                os.replace(temporary, path)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
+            with replacing(self._path(key)) as new:
+                new.write_bytes(len(row).to_bytes(4, "little") + np.asarray(row, dtype="<f4").tobytes())
         except OSError:
             return
 

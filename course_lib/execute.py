@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from course_lib.errors import ExecutionError, UsageError
+from course_lib.files import replacing
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -223,9 +224,8 @@ def refresh(notebook: Path, limits: Limits = Limits(), progress: Progress | None
         run = PapermillExecutor().run(notebook, {}, limits, Path(folder), progress)
         if not run.ok:
             return Execution(Path(notebook), run.seconds, False, run.error, run.error_cell, run.timed_out)
-        temporary = Path(notebook).with_name(f".{Path(notebook).name}.{os.getpid()}.tmp")
-        shutil.copyfile(run.path, temporary)
-        temporary.replace(notebook)
+        with replacing(Path(notebook)) as new:
+            shutil.copyfile(run.path, new)
     return Execution(Path(notebook), run.seconds, True)
 
 

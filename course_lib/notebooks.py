@@ -18,7 +18,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import itertools
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_lib.errors import ArtifactError, DataError
+from course_lib.files import write_text
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -75,10 +75,7 @@ def write(nb: NotebookNode, path: Path | str) -> None:
     """Write ``nb`` to ``path`` in one step: a reader sees the old file or the new one, never half of one."""
     import nbformat
 
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(nbformat.writes(nb) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(Path(path), nbformat.writes(nb) + "\n", mode=None)
 
 
 def set_aside(path: Path) -> Path:

@@ -15,6 +15,7 @@ from typing import Any
 
 from course_lib.catalog import repo_root
 from course_lib.errors import DataError
+from course_lib.files import write_text
 
 VERSION = 1
 
@@ -86,12 +87,7 @@ def _update(change: Callable[[dict[str, Any]], None]) -> None:
     with FileLock(f"{path}.lock", timeout=10):
         data = read_progress()
         change(data)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(data, file, indent=1, sort_keys=True, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_text(path, json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False), mode=None, sync=True)
 
 
 def _empty() -> dict[str, Any]:

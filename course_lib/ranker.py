@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_lib.errors import DataError
+from course_lib.files import replacing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,13 +49,13 @@ class Ranker:
         return _unit(vectors @ self.of_sentence)
 
     def save(self, path: Path) -> None:
-        """Writes the matrices in half precision, through a temporary file."""
+        """Writes the matrices in half precision."""
         import numpy as np
         from safetensors.numpy import save_file
 
         tensors = {name: np.ascontiguousarray(getattr(self, name), dtype=np.float16) for name in NAMES}
-        save_file(tensors, path.with_suffix(".tmp"), metadata={"embedder": self.fingerprint})
-        path.with_suffix(".tmp").replace(path)
+        with replacing(path) as new:
+            save_file(tensors, new, metadata={"embedder": self.fingerprint})
 
 
 def load_ranker(path: Path) -> Ranker:

@@ -12,13 +12,13 @@ import functools
 import hashlib
 import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from course_lib.files import write_text
 from course_lib.rubric import BANDS, BLOCKED, CriterionResult, LabReport
 from course_lib.types import Finding, Outcome
 
@@ -166,18 +166,3 @@ def write_index(rows: Sequence[Mapping[str, Any]], out: Path | str) -> Path:
     """
     out = Path(out)
     return write_text(out / "index.html", render_index(rows, out))
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Writes UTF-8 in one step: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path

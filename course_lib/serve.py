@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from course_lib.errors import ModelError
+from course_lib.files import write_text
 
 LOG_BYTES = 4_000_000
 LOGS_KEPT = 3
@@ -96,11 +97,7 @@ def write_state(job: dict[str, Any], base_url: str) -> None:
     """Publish the endpoint in one step, readable by this user alone."""
     kept = {name: job[name] for name in ("api_key", "instance", "alias", "model_sha256", "log")}
     record = {**kept, "base_url": base_url, "pid": os.getpid(), "started": time.time()}
-    path = Path(job["state"])
-    temporary = path.with_suffix(f".{job['instance']}.tmp")
-    with open(temporary, "w", encoding="utf-8", opener=lambda p, flags: os.open(p, flags, 0o600)) as stream:
-        json.dump(record, stream)
-    os.replace(temporary, path)
+    write_text(Path(job["state"]), json.dumps(record), mode=0o600)
 
 
 def remove_state(job: dict[str, Any]) -> None:
