@@ -112,7 +112,7 @@ def answers() -> Iterator[str]:
     from course_lib.corpus import load_corpus, load_hostile, load_questions
     from course_lib.measure import wilson
     from course_lib.models import connect, default_model
-    from course_lib.rag import QUOTES, answer, check_citations
+    from course_lib.rag import QUOTE_HITS, QUOTES, answer, check_citations
     from course_lib.retrieval import Index
 
     corpus, client = load_corpus(), connect(embedded=True)
@@ -120,7 +120,8 @@ def answers() -> Iterator[str]:
     command = "course figures --measure --only answers"
     rows = []
     for q in load_questions("locked_test"):
-        said = answer(client, model, q.question, index.search(q.question, q.user), index=index, quotes=QUOTES)
+        found = index.search(q.question, q.user, k=QUOTE_HITS)
+        said = answer(client, model, q.question, found, index=index, quotes=QUOTES)
         asker = corpus.user(q.user)
         cites = check_citations(said, index, asker, verbatim=False).ok
         rows.append((q, said, cites, check_citations(said, index, asker).ok))

@@ -37,7 +37,8 @@ __all__ = [
 
 MAX_SOURCES = 3
 QUOTES = 3  # sentences shown to a small model as sources of their own; chosen on the dev questions
-LEXICAL_SHARE = 0.35
+QUOTE_HITS = 12  # hits whose sentences are ranked for that: the ranker looks wider than the model
+LEXICAL_SHARE = 0.2  # chosen on written questions whose ranker had not seen them
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +74,12 @@ class CitationCheck:
 
 
 def sentence_scores(
-    question: str, sentences: Sequence[str], embedder: Embedder | None = None, ranker: Ranker | None = None
-) -> list[float]:
+    question: str, sentences: Sequence[str], embedder: Embedder | None = None, ranker: Ranker | None = None,
+    lexical: float = LEXICAL_SHARE,
+) -> list[float]:  # fmt: skip
     """How well each sentence fits the question, about 0 to 1: cosine similarity, and the share of its terms found.
 
-    The part on terms, ``LEXICAL_SHARE``, keeps ``33(1)`` apart from ``33(2)``, which look alike to an embedding. The
+    The part on terms, ``lexical``, keeps ``33(1)`` apart from ``33(2)``, which look alike to an embedding. The
     cosine is taken of the vectors as ``ranker`` changes them: by default the course's where it fits the embedder.
     """
     from course_lib.embeddings import default_embedder
@@ -93,7 +95,7 @@ def sentence_scores(
     wanted = set(terms(asked))
     shares = [len(wanted & set(terms(sentence))) / len(wanted) if wanted else 0.0 for sentence in sentences]
     mix = zip(cosine, shares, strict=True)
-    return [round((1 - LEXICAL_SHARE) * float(near) + LEXICAL_SHARE * share, 6) for near, share in mix]
+    return [round((1 - lexical) * float(near) + lexical * share, 6) for near, share in mix]
 
 
 def compress(question: str, chunk: Chunk, max_words: int = 45, embedder: Embedder | None = None) -> str:
@@ -248,6 +250,7 @@ def answer(
     """Asks the model with the first three hits and reads its citations.
 
     A source is a compressed hit; with ``quotes`` it is one sentence, and the ``quotes`` best of all hits are shown.
+    Where the course's ranker orders them, ``QUOTE_HITS`` hits serve better than three; by the plain cosine they do not.
 
     With ``index`` or ``cache`` every source is authorised once more before its text leaves. Without a source the answer
     is an abstention, and no model is asked. options: extra arguments of ``messages.create``, by default what
@@ -259,9 +262,9 @@ def answer(
                 SYSTEM["answer"], repr(options))  # fmt: skip
     if cache is not None and (known := cache.get(question, user, *settings)) is not None:
         return known
-    hits = [hit for hit in retrieval.hits if index is None or _readable(hit, user, index)][:MAX_SOURCES]
+    hits = [hit for hit in retrieval.hits if index is None or _readable(hit, user, index)]
     model_of_text = embedder or (index.embedder if index is not None else None)
-    chunks = [hit.chunk for hit in hits]
+    chunks = [hit.chunk for hit in hits][: None if quotes else MAX_SOURCES]
     shown = quotable(question, chunks, quotes, model_of_text) if quotes else [
         (chunk, compress(question, chunk, max_words, model_of_text)) for chunk in chunks
     ]  # fmt: skip

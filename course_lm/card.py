@@ -31,7 +31,8 @@ BARS: dict[str, tuple[tuple[str, str, float | None, bool], ...]] = {
              ("reachable", "the answer stood in the sources shown", None, True),
              ("abstain_recall", "abstains rightly", None, True), ("false_abstain", "abstains wrongly", None, False),
              ("well_formed", "one valid citation or an abstention", None, True),
-             ("verbatim", "quotes its source verbatim", None, True)),
+             ("verbatim", "quotes its source verbatim", None, True),
+             ("abstain_unrelated", "abstains beside three sentences drawn at random", None, True)),
     "tasks": (("json_valid_free", "JSON of the right form, without a grammar", 0.98, True),
               ("json_valid_grammar", "the same under the grammar", 1.0, True),
               ("json_field_accuracy", "fields of the obligations right", 0.85, True),
@@ -48,7 +49,7 @@ BARS: dict[str, tuple[tuple[str, str, float | None, bool], ...]] = {
 TITLES = {
     "locked": "Locked test: invented facts; object names and wordings that no generated training item has",
     "corpus": "Real sentences of the corpus (also in training), new questions by rule, new neighbours, new attacks",
-    "flow": "Real flow: questions of the retrieval evaluation, three sources from the course's own index",
+    "flow": "Real flow: questions of the retrieval evaluation, three sentences from the course's own index",
     "tasks": "The other tasks: new names, new wordings; the rules and tools are those of training",
 }
 MAIN = "instruct"  # the F16 file of the chat model: what the course serves
@@ -90,7 +91,7 @@ def record(
 def write_card(folder: Path | str | None = None) -> Path:
     """Render ``MODEL_CARD.md`` from ``card.md`` and the evaluation file, and ``RELEASE_GATE.md``; returns the card.
 
-    Raises DataError where a set was measured on other weights than those in the folder.
+    Raises DataError where a set was measured with other weights, or another sentence ranker, than those in the folder.
     """
     from course_lib.strict import read_text
 
@@ -105,14 +106,18 @@ def write_card(folder: Path | str | None = None) -> Path:
 
 
 def outdated(results: dict[str, Any], base: Path) -> list[str]:
-    """``model set`` of each result whose weights are not those of the model's file in ``base``."""
+    """``model set`` of each result whose weights, or whose sentence ranker, are not those of the files in ``base``."""
     from course_lib.models import file_sha256
+    from course_lib.ranker import FILE
 
+    ranker = file_sha256(base / FILE) if (base / FILE).is_file() else None
     found = []
     for model, sets in {MAIN: results["sets"], **results.get("others", {})}.items():
         path = base / f"{model}-f16.gguf" if model in (MAIN, "base") else base / f"{model}.gguf"
         now = file_sha256(path) if path.is_file() else ""
-        found += [f"{model} {name}" for name, result in sets.items() if now and result.get("weights", "") != now]
+        for name, result in sets.items():
+            fits = result.get("weights", "") == now and result.get("ranker", ranker) == ranker
+            found += [f"{model} {name}"] if now and not fits else []
     return found
 
 

@@ -7,10 +7,12 @@ ranked by the one that has not seen it: as well, and as badly, as new questions 
 from __future__ import annotations
 
 import hashlib
+import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from course_lib.rag import QUOTE_HITS
 from course_lib.ranker import Ranker
 
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ def _fit(asked: Any, texts: Any, right: Any, kept: Any, steps: int, tick: Callab
 
 
 def measure(split: str = "dev") -> dict[str, dict[str, float]]:
-    """Of the answerable questions of ``split`` the share whose best sentence of three hits answers, with 95 % interval.
+    """Of the answerable questions of ``split`` the share whose best sentence of the hits answers, with 95 % interval.
 
     ``cosine``: without a ranker; ``published``; ``other documents``: with a ranker that was trained without the
     documents expected; ``no near copy``: published, of questions to which no written one has a cosine of ``NEAR``.
@@ -124,7 +126,8 @@ def measure(split: str = "dev") -> dict[str, dict[str, float]]:
     for question in load_questions(split):
         if question.abstain:
             continue
-        shown = [(c, s) for c in index.search(question.question, users[question.user]).chunks for s in c.sentences]
+        hits = index.search(question.question, users[question.user], k=QUOTE_HITS)
+        shown = [(chunk, sentence) for chunk in hits.chunks for sentence in chunk.sentences]
         chosen = {"cosine": plain, "published": ranker_for(model),
                   "other documents": folds[fold_of(titles[question.expected_docs[0]])]}  # fmt: skip
         for name, ranker in chosen.items():
@@ -137,6 +140,44 @@ def measure(split: str = "dev") -> dict[str, dict[str, float]]:
     return {name: share(flags) for name, flags in right.items()}
 
 
+def measure_choices(
+    count: int = 1200, hits: Sequence[int] = (3, QUOTE_HITS), lexical: Sequence[float] = (0.0, 0.1, 0.2, 0.35)
+) -> dict[str, dict[str, float]]:
+    """Of written questions, each ranked by a ranker that has not seen it, the share with a right sentence first.
+
+    For every number of hits and weight of shared terms; ``count`` questions are drawn, and those kept whose answer the
+    reader with the most documents may see. What ``QUOTE_HITS`` and ``LEXICAL_SHARE`` were chosen by.
+    """
+    import numpy as np
+
+    from course_lib.corpus import load_corpus
+    from course_lib.embeddings import default_embedder
+    from course_lib.rag import sentence_scores
+    from course_lib.retrieval import Index
+    from course_lm.eval import share
+    from course_lm.real import clean_passages
+    from course_lm.real import sentences as sentences_of
+
+    corpus, model = load_corpus(), default_embedder()
+    sentences = list(sentences_of(clean_passages()))
+    questions, answers = pairs(sentences)
+    rankers, index = crossfit(model, sentences), Index.build(corpus)
+    user = max(corpus.users, key=lambda user: len(index.permitted(user).keys))
+    readable = {sentence for chunk in index.chunks.values() if chunk.doc_key in index.permitted(user).keys
+                for sentence in chunk.sentences}  # fmt: skip
+    right: dict[str, list[bool]] = {}
+    for i in random.Random(0).sample(range(len(questions)), count):
+        wanted = {sentences[place] for place in answers[i]} & readable
+        for most in hits if wanted else ():
+            shown = [s for chunk in index.search(questions[i], user, k=most).chunks for s in chunk.sentences]
+            for weight in lexical:
+                scores = sentence_scores(questions[i], shown, model, rankers[fold_of(questions[i])], weight)
+                best = shown[int(np.argmax(scores))]
+                right.setdefault(f"{most} hits, {weight}", []).append(best in wanted)
+    index.close()
+    return {name: share(flags) for name, flags in right.items()}
+
+
 if __name__ == "__main__":
-    for name, found in measure(*sys.argv[1:]).items():
+    for name, found in (measure_choices() if sys.argv[1:] == ["written"] else measure(*sys.argv[1:])).items():
         print(f"{name:16} {found['value']:.3f}  [{found['low']:.3f}, {found['high']:.3f}]  n = {found['n']}")

@@ -28,6 +28,8 @@ def test_card_is_what_the_results_render() -> None:
     assert (FOLDER / "MODEL_CARD.md").read_text(encoding="utf-8") == card
     assert (FOLDER / "RELEASE_GATE.md").read_text(encoding="utf-8") == lm_card.gate(results)
     assert lm_card.outdated(results, FOLDER) == []
+    results["sets"]["flow"]["ranker"] = "0" * 64
+    assert lm_card.outdated(results, FOLDER) == ["instruct flow"]
     met, bars = re.search(r"(\d+) of (\d+) bars met", lm_card.gate(results)).groups()
     words = "none one two three four five six seven eight nine ten eleven twelve thirteen".split()
     said = f"{words[int(met)].capitalize()} of {words[int(bars)]} are."

@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 
 from course_lib import rag
-from course_lib.corpus import load_questions
+from course_lib.corpus import load_corpus, load_questions
 from course_lib.prompts import ABSTAIN
 from course_lib.rag import Answer
+from course_lib.retrieval import Index
+from course_lm import eval as lm_eval
 from course_lm import flow as lm_flow
+from course_lm import real
 
 QUESTION = next(q for q in load_questions("dev") if q.answers)
 SILENT = next(q for q in load_questions("dev") if q.abstain)
@@ -48,7 +51,14 @@ def test_a_measurement_counts_its_rows_and_lists_what_went_wrong(monkeypatch) ->
         asked.append((question, options["quotes"]))
         return Answer(ABSTAIN, (), (), True, (), ())
 
+    beside: list[list[str]] = []
+
+    def quote(client, model, row) -> str:
+        beside.append(row["sources"])
+        return f"[1] {row['sources'][0]}" if len(beside) == 1 else ABSTAIN
+
     monkeypatch.setattr(rag, "answer", silence)
+    monkeypatch.setattr(lm_eval, "ask", quote)
     ticks: list[int] = []
     found = lm_flow.measure_flow(None, "m", "dev", limit=6, tick=lambda: ticks.append(1))  # type: ignore[arg-type]
     questions = load_questions("dev")[:6]
@@ -56,3 +66,17 @@ def test_a_measurement_counts_its_rows_and_lists_what_went_wrong(monkeypatch) ->
     answerable = sum(not q.abstain for q in questions)
     assert len(ticks) == found["n"] == 6 and found["failed"] == len(found["failures"]) == answerable
     assert found["metrics"]["correct"] | {"low": 0, "high": 0} == {"value": 0.0, "low": 0, "high": 0, "n": answerable}
+    assert {len(sources) for sources in beside} == {rag.QUOTES} and len(beside) == 6
+    assert found["metrics"]["abstain_unrelated"]["value"] == round(5 / 6, 4) and len(found["ranker"]) == 64
+
+
+def test_unrelated_sources_may_be_read_and_answer_nothing() -> None:
+    index, passages = Index.build(load_corpus()), real.clean_passages()
+    titles = {p.title: p.key for p in passages}
+    for question in load_questions("dev")[:20]:
+        drawn = lm_flow.unrelated(question, index, passages)
+        assert drawn == lm_flow.unrelated(question, index, passages) and len(set(drawn)) == rag.QUOTES
+        keys = {titles[source.split(": ")[0]] for source in drawn if source.split(": ")[0] in titles}
+        assert not keys & set(question.expected_docs)
+        assert not any(answer in source for answer in question.answers for source in drawn)
+    index.close()

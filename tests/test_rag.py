@@ -216,6 +216,15 @@ def test_at_most_three_sources_are_shown(index: Index) -> None:
     assert len(result.sources) == min(3, len(retrieval.hits))
 
 
+def test_quotes_are_chosen_from_all_hits(index: Index) -> None:
+    endpoint = Endpoint()
+    retrieval = index.search("privacy breach card payments authentication", ANALYST, k=10)
+    fourth = retrieval.hits[3].chunk
+    wanted = fourth.sentences[0]
+    result = answer(endpoint.client, "course-lm-instruct", wanted, retrieval, index=index, quotes=1)
+    assert (result.sources, result.source_ids) == ((f"{fourth.title}: {wanted}",), (fourth.id,))
+
+
 def test_without_a_source_no_model_is_asked(index: Index) -> None:
     endpoint = Endpoint()
     result = answer(endpoint.client, "course-lm-instruct", "zzz", index.search("zzz", ANALYST, "bm25"), index=index)

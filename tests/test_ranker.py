@@ -105,3 +105,13 @@ def test_the_published_ranker_puts_the_right_sentence_first_more_often() -> None
             right[name] += chunk.doc_key in question.expected_docs and any(a in text for a in question.answers)
     assert right["ranker"] >= right["cosine"] + 5, (right, len(asked))
     assert (model_folder() / FILE).stat().st_size < 700_000
+
+
+def test_the_choices_are_measured_on_the_same_written_questions(monkeypatch) -> None:
+    size, model = default_embedder().encode(["x"]).shape[1], default_embedder()
+    monkeypatch.setattr(rank, "crossfit", lambda *given: [plain(size, model.fingerprint)] * rank.FOLDS)
+    found = rank.measure_choices(60, hits=(3, 12), lexical=(0.0, 1.0))
+    assert list(found) == ["3 hits, 0.0", "3 hits, 1.0", "12 hits, 0.0", "12 hits, 1.0"]
+    (n,) = {share["n"] for share in found.values()}
+    assert 10 < n < 60
+    assert all(0 < share["value"] < 1 for share in found.values())
