@@ -200,7 +200,7 @@ class SentenceEmbedder:
         import numpy as np
 
         try:
-            with replacing(self._path(key)) as new:
+            with replacing(self._path(key), mode=0o600) as new:
                 new.write_bytes(len(row).to_bytes(4, "little") + np.asarray(row, dtype="<f4").tobytes())
         except OSError:
             return

@@ -171,6 +171,7 @@ def test_a_query_is_not_written_to_disk(minilm: SentenceEmbedder) -> None:
 def test_a_damaged_vector_is_computed_again(minilm: SentenceEmbedder) -> None:
     good = minilm.encode(["soon damaged"]).copy()
     path = next(minilm.folder.rglob(f"{embeddings._key('soon damaged')}.f32"))
+    assert path.stat().st_mode & 0o077 == 0, "vectors of a confidential text are for their owner alone"
     for content in (b"", b"not a vector", path.read_bytes()[:200]):
         path.write_bytes(content)
         assert np.allclose(SentenceEmbedder(folder=minilm._folder).encode(["soon damaged"]), good, atol=1e-5)
