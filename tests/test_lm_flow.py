@@ -48,7 +48,7 @@ def test_a_measurement_counts_its_rows_and_lists_what_went_wrong(monkeypatch) ->
     asked = []
 
     def silence(client, model, question, retrieval, **options) -> Answer:
-        asked.append((question, options["quotes"]))
+        asked.append((question, options["quotes"], retrieval.k))
         return Answer(ABSTAIN, (), (), True, (), ())
 
     beside: list[list[str]] = []
@@ -62,7 +62,7 @@ def test_a_measurement_counts_its_rows_and_lists_what_went_wrong(monkeypatch) ->
     ticks: list[int] = []
     found = lm_flow.measure_flow(None, "m", "dev", limit=6, tick=lambda: ticks.append(1))  # type: ignore[arg-type]
     questions = load_questions("dev")[:6]
-    assert [text for text, _ in asked] == [q.question for q in questions] and {n for _, n in asked} == {rag.QUOTES}
+    assert asked == [(q.question, rag.QUOTES, rag.QUOTE_HITS) for q in questions]
     answerable = sum(not q.abstain for q in questions)
     assert len(ticks) == found["n"] == 6 and found["failed"] == len(found["failures"]) == answerable
     assert found["metrics"]["correct"] | {"low": 0, "high": 0} == {"value": 0.0, "low": 0, "high": 0, "n": answerable}
@@ -72,11 +72,13 @@ def test_a_measurement_counts_its_rows_and_lists_what_went_wrong(monkeypatch) ->
 
 def test_unrelated_sources_may_be_read_and_answer_nothing() -> None:
     index, passages = Index.build(load_corpus()), real.clean_passages()
-    titles = {p.title: p.key for p in passages}
     for question in load_questions("dev")[:20]:
         drawn = lm_flow.unrelated(question, index, passages)
+        readable = index.permitted(question.user).keys
+        expected = {index.documents[key].title for key in question.expected_docs}
+        allowed = {f"{p.title}: {s}" for p in passages if p.key in readable for s in p.sentences}
+        assert set(drawn) <= allowed
+        assert not any(source.startswith(f"{title}: ") for title in expected for source in drawn)
         assert drawn == lm_flow.unrelated(question, index, passages) and len(set(drawn)) == rag.QUOTES
-        keys = {titles[source.split(": ")[0]] for source in drawn if source.split(": ")[0] in titles}
-        assert not keys & set(question.expected_docs)
         assert not any(answer in source for answer in question.answers for source in drawn)
     index.close()
