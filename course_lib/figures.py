@@ -16,6 +16,7 @@ from datetime import date
 from pathlib import Path
 
 from course_lib.errors import DataError
+from course_lib.files import write_text
 
 BLOCK = re.compile(r"(<!-- figures ([a-z0-9_ ]+) -->\n).*?(<!-- end figures -->)", re.DOTALL)
 
@@ -64,9 +65,7 @@ def record(name: str, value: float, unit: str, *, command: str, low: float | Non
     file = file or path()
     rows = load(file) | {name: figure}
     text = json.dumps({"figures": [asdict(rows[key]) for key in sorted(rows)]}, indent=1, ensure_ascii=False)
-    temporary = file.with_suffix(".json.part")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(file)
+    write_text(file, text + "\n", mode=None)
     return figure
 
 

@@ -22,7 +22,9 @@ def replacing(path: Path, *, mode: int | None = None, sync: bool = False) -> Ite
     os.close(handle)
     try:
         yield Path(name)
-        os.chmod(name, mode if mode is not None else path.stat().st_mode & 0o777 if path.exists() else 0o644)
+        if mode is None:
+            mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
+        os.chmod(name, mode)
         if sync:
             with open(name, "rb+") as stream:
                 os.fsync(stream.fileno())

@@ -146,7 +146,7 @@ def measure_choices(
     """Of written questions, each ranked by a ranker that has not seen it, the share with a right sentence first.
 
     For every number of hits and weight of shared terms; ``count`` questions are drawn, and those kept whose answer the
-    reader with the most documents may see. What ``QUOTE_HITS`` and ``LEXICAL_SHARE`` were chosen by.
+    reader with the most documents may see. ``QUOTE_HITS`` and ``LEXICAL_SHARE`` were chosen by this and by ``measure``.
     """
     import numpy as np
 
@@ -163,8 +163,8 @@ def measure_choices(
     questions, answers = pairs(sentences)
     rankers, index = crossfit(model, sentences), Index.build(corpus)
     user = max(corpus.users, key=lambda user: len(index.permitted(user).keys))
-    readable = {sentence for chunk in index.chunks.values() if chunk.doc_key in index.permitted(user).keys
-                for sentence in chunk.sentences}  # fmt: skip
+    keys = index.permitted(user).keys
+    readable = {s for chunk in index.chunks.values() if chunk.doc_key in keys for s in chunk.sentences}
     right: dict[str, list[bool]] = {}
     for i in random.Random(0).sample(range(len(questions)), count):
         wanted = {sentences[place] for place in answers[i]} & readable
